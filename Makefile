@@ -1,0 +1,49 @@
+# Everything a person types here sets itself up: a virtual environment in .venv with pinned packages.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?= ../shared/data
+
+.PHONY: help demo test check format benchmark evaluate train wheel clean
+
+help: ## Show what can be made.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --constraint constraints.txt torch
+	$(BIN)/python -m pip install -q --constraint constraints.txt --editable ".[dev]"
+	@touch $(READY)
+
+demo: $(READY) ## Encode and decode a clip, show size, quality and speed, and draw demo/comparison.png.
+	$(BIN)/python tests/tools/demo.py demo
+
+test: $(READY) ## Run all tests.
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Format, lint, types and tests.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: $(READY) ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(READY) ## Measure the network against the machine's own convolution rate, and memory against length.
+	$(BIN)/python tests/tools/benchmark.py
+
+evaluate: $(READY) ## Figures of the model card, from DATA/eval and DATA/train.
+	$(BIN)/python tests/tools/evaluate.py $(DATA)
+
+train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact-1.
+	$(BIN)/cvvae train --recipe compact-1 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact-1 --export runs/compact-1.safetensors --force
+
+wheel: $(READY) ## Build the wheel into dist/.
+	$(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist .
+
+clean: ## Remove what make made.
+	rm -rf $(VENV) demo dist build

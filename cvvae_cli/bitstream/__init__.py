@@ -1,0 +1,1 @@
+"""Latents to the bytes of one chunk and back: rounding, integer prediction, entropy coding."""

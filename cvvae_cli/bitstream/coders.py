@@ -1,0 +1,178 @@
+"""Entropy coders: symbols (t, C, h, w) to bytes and back. FORMAT.md specifies `context-1`.
+
+ENTROPY_CODERS maps the name in a file's header to the class that reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import constriction
+import numpy as np
+
+from cvvae_cli.bitstream.context import PASSES, FrameWalk, Past, PlaneContext
+from cvvae_cli.bitstream.quantize import MAX_SYMBOL
+from cvvae_cli.errors import CorruptFileError, WeightsError
+
+PROBABILITY_BITS = 24
+WEIGHT_BITS = 12
+PHASES = 3
+ALPHABET = 256
+ESCAPE = ALPHABET - 1
+CENTER = 127
+RAW_CENTER = 2**16
+RAW_VALUES = 2**17
+
+
+@dataclass(frozen=True)
+class ContextTables:
+    """The integers of `context-1`, as they lie with the weights of a model."""
+
+    mean_weights: np.ndarray  # int32 (2, 4, C, 9): kind, pass, channel, feature
+    scale_weights: np.ndarray  # int32 (2, 4, C, 7)
+    thresholds: np.ndarray  # int64 (K - 1,), ascending
+    frequencies: np.ndarray  # int32 (3 K, 256), rows sum to 2^24
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> ContextTables:
+        """From the `coder.*` arrays of a weights file. Raises WeightsError if they are unfit."""
+        try:
+            tables = cls(**{name: tensors[f"coder.{name}"] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise WeightsError(f"the weights lack {error.args[0]}") from None
+        rows = tables.frequencies
+        bins = len(tables.thresholds) + 1
+        if rows.shape != (PHASES * bins, ALPHABET) or rows.min() < 1:
+            raise WeightsError("the coder's tables are damaged")
+        if (rows.sum(axis=1, dtype=np.int64) != 2**PROBABILITY_BITS).any():
+            raise WeightsError("the coder's tables do not sum to 2^24")
+        return tables
+
+    def to_tensors(self) -> dict[str, np.ndarray]:
+        return {f"coder.{name}": value for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of the positions of one pass."""
+
+    symbols: np.ndarray  # predicted
+    signs: np.ndarray  # of the residual, so that the tables need one side of the fraction only
+    tables: np.ndarray  # row of the frequencies
+
+
+def round_mean(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fixed-point mean → predicted symbol, sign of its fraction, phase 0 to 2."""
+    predicted = (mean + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS
+    fraction = mean - (predicted << WEIGHT_BITS)
+    signs = np.where(fraction < 0, -1, 1)
+    phase = np.minimum(np.abs(fraction) * PHASES >> (WEIGHT_BITS - 1), PHASES - 1)
+    return np.clip(predicted, -MAX_SYMBOL, MAX_SYMBOL), signs, phase
+
+
+class ContextCoder:
+    """`context-1`: integer linear prediction from neighbours in time, space and channels."""
+
+    def __init__(self, tables: ContextTables) -> None:
+        self.tables = tables
+        self.mean_weights = tables.mean_weights.astype(np.int64)
+        self.scale_weights = tables.scale_weights.astype(np.int64)
+        # With these "probabilities" the library's rounding gives back exactly the stored integers:
+        # it scales them to 2^24 - 256, which they sum to, and adds one to each.
+        self.models = [
+            constriction.stream.model.Categorical((row - 1).astype(np.float64), perfect=False, lazy=False)
+            for row in tables.frequencies
+        ]
+        self.raw = constriction.stream.model.Uniform(RAW_VALUES)
+
+    def encode(self, symbols: np.ndarray, past: Past | None) -> bytes:
+        """Code int32 (t, C, h, w); `past` is None where the coder starts fresh."""
+        steps: list[tuple[np.ndarray, object]] = []
+        for frame in symbols:
+            walk, kind = FrameWalk.after(past, frame.shape), int(past is not None)
+            for channel, plane in enumerate(walk):
+                for index, start in enumerate(PASSES):
+                    values = frame[channel][start[0] :: 2, start[1] :: 2]
+                    guess = self.predict(plane, kind, index)
+                    residuals = values - guess.symbols
+                    plane.set(start, values, residuals)
+                    steps.extend(self.steps_of(guess, residuals))
+            past = shift(past, frame)
+        coder = constriction.stream.stack.AnsCoder()
+        for values, model in reversed(steps):
+            coder.encode_reverse(values, model)
+        return coder.get_compressed().astype("<u4").tobytes()
+
+    def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past | None) -> np.ndarray:
+        """int32 of `shape` (t, C, h, w) from what `encode` gave for the same past."""
+        if len(data) % 4 or not data:
+            raise CorruptFileError("the symbols of a chunk are cut")
+        words = np.frombuffer(data, "<u4").astype(np.uint32)
+        try:
+            coder = constriction.stream.stack.AnsCoder(words)
+        except ValueError:
+            raise CorruptFileError("the symbols of a chunk are damaged") from None
+        symbols = np.zeros(shape, np.int32)
+        for frame in symbols:
+            walk, kind = FrameWalk.after(past, frame.shape), int(past is not None)
+            for channel, plane in enumerate(walk):
+                for index, start in enumerate(PASSES):
+                    guess = self.predict(plane, kind, index)
+                    residuals = self.decode_residuals(coder, guess)
+                    values = guess.symbols + residuals
+                    plane.set(start, values, residuals)
+                    frame[channel][start[0] :: 2, start[1] :: 2] = values
+            if np.abs(frame).max() > MAX_SYMBOL:
+                raise CorruptFileError("the symbols of a chunk are out of range")
+            past = shift(past, frame)
+        return symbols
+
+    def predict(self, plane: PlaneContext, kind: int, index: int) -> Prediction:
+        start, which = PASSES[index], (kind, index, plane.channel)
+        mean = np.tensordot(self.mean_weights[which], plane.mean_features(start), 1)
+        scale = np.tensordot(self.scale_weights[which], plane.scale_features(start), 1)
+        symbols, signs, phase = round_mean(mean)
+        bins = np.searchsorted(self.tables.thresholds, scale, side="right")
+        return Prediction(symbols, signs, bins * PHASES + phase)
+
+    def steps_of(self, guess: Prediction, residuals: np.ndarray) -> Iterator[tuple[np.ndarray, object]]:
+        """What is coded for a pass, in the order of decoding: table by table, then the escapes."""
+        signed = (residuals * guess.signs).ravel()
+        values = np.where(np.abs(signed) <= CENTER, signed + CENTER, ESCAPE).astype(np.int32)
+        for table, positions in by_table(guess.tables):
+            yield values[positions], self.models[table]
+        escaped = signed[values == ESCAPE]
+        if len(escaped):
+            yield (escaped + RAW_CENTER).astype(np.int32), self.raw
+
+    def decode_residuals(self, coder: constriction.stream.stack.AnsCoder, guess: Prediction) -> np.ndarray:
+        values = np.empty(guess.tables.size, np.int64)
+        for table, positions in by_table(guess.tables):
+            values[positions] = coder.decode(self.models[table], len(positions))
+        escaped = values == ESCAPE
+        values -= CENTER
+        count = int(escaped.sum())
+        if count:
+            values[escaped] = coder.decode(self.raw, count).astype(np.int64) - RAW_CENTER
+        return values.reshape(guess.tables.shape) * guess.signs
+
+
+def shift(past: Past | None, frame: np.ndarray) -> Past:
+    """The past of the next latent frame."""
+    return frame, frame if past is None else past[0]
+
+
+def by_table(tables: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each table in use, ascending, with its positions in row order."""
+    flat = tables.ravel()
+    order = np.argsort(flat.astype(np.uint16), kind="stable")
+    ends = np.flatnonzero(np.diff(flat[order], append=-1)) + 1
+    begin = 0
+    for end in ends:
+        positions = order[begin:end]
+        yield int(flat[positions[0]]), positions
+        begin = end
+
+
+ENTROPY_CODERS = {"context-1": ContextCoder}

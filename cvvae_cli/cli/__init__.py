@@ -1,0 +1,1 @@
+"""The commands. The only place that prints, reads argv or exits."""

@@ -1,0 +1,85 @@
+"""The command `cvvae`: one file per command, errors and exit codes here."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from cvvae_cli import __version__
+from cvvae_cli.cli import console
+from cvvae_cli.cli.decode import decode
+from cvvae_cli.cli.encode import encode
+from cvvae_cli.cli.info import info
+from cvvae_cli.cli.train import train
+from cvvae_cli.cli.verify import verify
+from cvvae_cli.errors import CvvaeError
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+app = typer.Typer(
+    name="cvvae",
+    help="Neural video compression: videos to latents in .cvl files, and back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (encode, decode, info, verify, train):
+    app.command()(command)
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cvvae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Neural video compression: videos to latents in .cvl files, and back."""
+
+
+def main() -> int:
+    """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        return int(app(standalone_mode=False) or DONE)
+    except CvvaeError as error:
+        console.print_error(error)
+        return FAILED
+    except (KeyboardInterrupt, typer.Abort):
+        console.err.print("interrupted; nothing was written")
+        return INTERRUPTED
+    except MemoryError:
+        console.print_error(CvvaeError("out of memory", hint="pass a smaller --tile"))
+        return FAILED
+    except OSError as error:
+        console.print_error(explain(error))
+        return FAILED
+    except Exception as error:
+        if not hasattr(error, "exit_code"):  # ours: let the traceback show it
+            raise
+        return usage_error(error)
+
+
+def usage_error(error: Exception) -> int:
+    """Show an error of the command line itself; typer keeps their classes to itself."""
+    if hasattr(error, "show"):
+        error.show()
+    return int(getattr(error, "exit_code", FAILED))
+
+
+def explain(error: OSError) -> CvvaeError:
+    """An error of the operating system as a sentence."""
+    hints = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EACCES: "check permissions"}
+    where = f"{error.filename}: " if error.filename else ""
+    return CvvaeError(f"{where}{error.strerror or error}", hint=hints.get(error.errno or 0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

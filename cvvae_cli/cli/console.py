@@ -1,0 +1,106 @@
+"""What a person sees: progress on stderr, results on stdout, errors as a sentence and a hint."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cvvae_cli.errors import CvvaeError
+from cvvae_cli.types import OnProgress
+from cvvae_cli.types import Progress as State
+
+LOG_EVERY_SECONDS = 10.0
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_json(values: object) -> None:
+    """One compact line on stdout."""
+    sys.stdout.write(json.dumps(values, separators=(",", ":"), allow_nan=False) + "\n")
+
+
+def print_table(title: str, rows: Mapping[str, str]) -> None:
+    table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out.print(table)
+
+
+def print_error(error: CvvaeError) -> None:
+    err.print("[bold red]error:[/] ", end="")
+    err.print(error.message, markup=False, soft_wrap=True)
+    if error.hint:
+        err.print("[bold]hint:[/] ", end="")
+        err.print(error.hint, markup=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    err.print("[bold yellow]note:[/] ", end="")
+    err.print(message, markup=False, soft_wrap=True)
+
+
+def bytes_text(size: int | None) -> str:
+    """A size for people.
+
+    >>> bytes_text(1_536_000)
+    '1.54 MB'
+    """
+    if size is None:
+        return "unknown"
+    value, units = float(size), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{size} bytes" if units[0] == "bytes" else f"{value:.3g} {units[0]}"
+
+
+@contextmanager
+def progress(label: str) -> Iterator[OnProgress]:
+    """A listener that draws a bar on a terminal and writes sparse lines elsewhere."""
+    began = time.monotonic()
+    if not err.is_terminal:
+        yield SparseLog(label, began)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(label, total=None, detail="")
+
+        def show(state: State) -> None:
+            bar.update(task, completed=state.frames, total=state.total_frames, detail=detail(state, began))
+
+        yield show
+
+
+def detail(state: State, began: float) -> str:
+    """Frames per second since the start, and bits per pixel so far."""
+    fps = f"{state.frames / max(time.monotonic() - began, 1e-9):.1f} fps"
+    return fps if state.bits_per_pixel is None else f"{fps}, {state.bits_per_pixel:.4f} bits per pixel"
+
+
+class SparseLog:
+    """A line every ten seconds."""
+
+    def __init__(self, label: str, began: float) -> None:
+        self.label = label
+        self.began = self.last = began
+
+    def __call__(self, state: State) -> None:
+        if time.monotonic() - self.last < LOG_EVERY_SECONDS:
+            return
+        self.last = time.monotonic()
+        total = f"/{state.total_frames}" if state.total_frames else ""
+        err.print(f"{self.label}: {state.frames}{total} frames, {detail(state, self.began)}")

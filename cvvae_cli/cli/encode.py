@@ -1,0 +1,63 @@
+"""`cvvae encode`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cvvae_cli.cli import console
+from cvvae_cli.cli.options import Device, Dtype, Force, Json, NoAudio, Tile
+from cvvae_cli.errors import ConfigError
+from cvvae_cli.models.names import DEFAULT_MODEL
+from cvvae_cli.output import require_writable
+
+
+def encode(
+    source: Annotated[Path, typer.Argument(help="Video, picture, or folder of frames; - for standard input.")],
+    output: Annotated[Path, typer.Argument(help="Where to write the .cvl file.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="The model to encode with.")] = DEFAULT_MODEL,
+    fps: Annotated[str | None, typer.Option(help="Frame rate of a frame folder, such as 24 or 30000/1001.")] = None,
+    no_audio: NoAudio = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    tile: Tile = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Compress a video into a .cvl file."""
+    require_writable(output, (source,), force=force)
+    frame_rate = parse_rate(fps) if fps is not None else None
+    from cvvae_cli.codec import EncodeOptions, as_json, encode_file  # torch loads here
+
+    options = EncodeOptions(model, not no_audio, frame_rate, device, dtype, tile, force)
+    with console.progress("encode") as on_progress:
+        report = encode_file(source, output, options, on_progress=on_progress)
+    if json:
+        console.print_json(as_json(report))
+        return
+    ratio = f" ({report.input_bytes / report.output_bytes:.1f} times smaller)" if report.input_bytes else ""
+    rows = {
+        "frames": f"{report.frames} of {report.width}x{report.height}",
+        "source": console.bytes_text(report.input_bytes),
+        "file": console.bytes_text(report.output_bytes) + ratio,
+        "audio": console.bytes_text(report.side_bytes),
+        "bits per pixel": f"{report.bits_per_pixel:.4f}",
+        "time": f"{report.seconds:.1f} s, {report.encode_fps:.1f} frames per second",
+        "peak memory": console.bytes_text(report.peak_memory_bytes),
+        "model": f"{report.model} on {report.device}, {report.dtype}",
+    }
+    console.print_table(str(output), rows)
+
+
+def parse_rate(text: str) -> Fraction:
+    """A frame rate. Raises ConfigError for what is none."""
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise ConfigError(f"{text!r} is not a frame rate", hint="for example 24, 29.97 or 30000/1001")
+    return rate.limit_denominator(100_000)

@@ -1,0 +1,81 @@
+"""`cvvae info`. Needs the standard library and the container room only: it never loads torch."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cvvae_cli.cli import console
+from cvvae_cli.cli.options import Json
+from cvvae_cli.container.layout import VERSION
+from cvvae_cli.container.reader import CvlReader, open_cvl
+
+
+def info(
+    source: Annotated[Path, typer.Argument(help="The .cvl file.")],
+    json: Json = False,
+) -> None:
+    """Show what a .cvl file holds."""
+    with open_cvl(source) as cvl:
+        values = describe(cvl)
+    if json:
+        console.print_json(values)
+        return
+    rows = {
+        "video": f"{values['frames']} frames of {values['width']}x{values['height']}, "
+        f"{values['frame_rate']:.6g} per second, {values['duration_seconds']:.2f} s",
+        "size": console.bytes_text(values["file_bytes"]),
+        "audio": console.bytes_text(values["side_bytes"]) if values["side_bytes"] else "none",
+        "bits per pixel": f"{values['bits_per_pixel']:.4f}",
+        "model": f"{values['model']} ({values['weights_sha256'][:12]}…)",
+        "latents": f"{values['latents']} frames of {' x '.join(map(str, values['latent_shape']))}",
+        "chunks": f"{values['chunks']} of {values['chunk_latents']} latent frames",
+        "coder": f"{values['coder']}, fresh every {values['period']} latent frames",
+        "colour (CICP)": f"primaries {values['color'][0]}, transfer {values['color'][1]}, "
+        f"matrix {values['color'][2]}, range {RANGES[values['color'][3]]}",
+        "rotation applied": f"{values['rotation']}°",
+        "format": values["format"],
+    }
+    console.print_table(str(source), rows)
+
+
+RANGES = {None: "not tagged", 0: "limited", 1: "full"}
+
+
+def describe(cvl: CvlReader) -> dict[str, Any]:
+    """The keys of `cvvae info --json`."""
+    header, first, last = cvl.header, cvl.read_chunk(0), cvl.read_chunk(len(cvl.index) - 1)
+    rate = Fraction(*header.rate)
+    side_bytes = cvl.side_bytes()
+    video_bytes = cvl.size_bytes - side_bytes
+    pixels = header.size[0] * header.size[1] * cvl.num_frames
+    return {
+        "format": f"cvl {VERSION[0]}.{VERSION[1]}",
+        "frames": cvl.num_frames,
+        "width": header.size[0],
+        "height": header.size[1],
+        "frame_rate": float(rate),
+        "duration_seconds": float((last.pts[-1] - first.pts[0]) * Fraction(*header.time_base) + 1 / rate),
+        "file_bytes": cvl.size_bytes,
+        "video_bytes": video_bytes,
+        "side_bytes": side_bytes,
+        "overhead_bytes": video_bytes - cvl.symbol_bytes(),
+        "bits_per_pixel": float(f"{video_bytes * 8 / pixels:.6g}"),
+        "model": header.model,
+        "weights_sha256": header.weights,
+        "quality": header.level,
+        "latents": cvl.num_latents,
+        "latent_shape": [header.latent[0], *header.geometry.latent_size(*header.size)],
+        "chunks": len(cvl.index),
+        "chunk_latents": header.chunk,
+        "coder": header.coder,
+        "period": header.period,
+        "context": list(header.context),
+        "time_base": list(header.time_base),
+        "color": list(header.color),
+        "rotation": header.rotation,
+        "fingerprint": header.source,
+    }

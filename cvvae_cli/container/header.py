@@ -1,0 +1,90 @@
+"""The header of a .cvl file as a value: every field checked once, when it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cvvae_cli.errors import CorruptFileError
+from cvvae_cli.types import LatentGeometry
+
+MIN_SIDE, MAX_SIDE = 16, 65_536
+
+
+@dataclass(frozen=True)
+class Header:
+    """What HEAD holds; FORMAT.md explains each key."""
+
+    model: str
+    weights: str  # sha256, hex
+    size: tuple[int, int]  # width, height
+    latent: tuple[int, int, int]  # channels, frames, pixels
+    chunk: int
+    context: tuple[int, int]  # of encoding, of decoding
+    coder: str
+    period: int
+    level: int | None
+    time_base: tuple[int, int]
+    rate: tuple[int, int]
+    color: tuple[int, int, int, int | None]
+    rotation: int
+    source: str | None
+
+    @property
+    def geometry(self) -> LatentGeometry:
+        return LatentGeometry(*self.latent)
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+
+
+def parse_header(values: dict[str, Any]) -> Header:
+    """Check the types and limits of a header. Raises CorruptFileError."""
+
+    def text(key: str, limit: int = 200) -> str:
+        value = values.get(key)
+        if not isinstance(value, str) or not 0 < len(value) <= limit:
+            raise CorruptFileError(f"the header's {key!r} is not a text")
+        return value
+
+    def number(value: object, key: str, low: int, high: int) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise CorruptFileError(f"the header's {key!r} is not a number from {low} to {high}")
+        return value
+
+    def numbers(key: str, count: int, low: int, high: int) -> list[int]:
+        value = values.get(key)
+        if not isinstance(value, list) or len(value) != count:
+            raise CorruptFileError(f"the header's {key!r} is not a list of {count} numbers")
+        return [number(v, key, low, high) for v in value]
+
+    width, height = numbers("size", 2, MIN_SIDE, MAX_SIDE)
+    channels, frames, pixels = numbers("latent", 3, 1, 512)
+    chunk = number(values.get("chunk"), "chunk", 1, 256)
+    period = number(values.get("period"), "period", 1, 2**20)
+    if period % chunk:
+        raise CorruptFileError("the header's 'period' is no multiple of its 'chunk'")
+    color = values.get("color")
+    if not isinstance(color, list) or len(color) != 4 or color[3] not in (0, 1, None):
+        raise CorruptFileError("the header's 'color' is not four code points")
+    primaries, transfer, matrix = (number(v, "color", 0, 255) for v in color[:3])
+    encode_context, decode_context = numbers("context", 2, 0, 2**16)
+    time_base, rate = numbers("time_base", 2, 1, 2**31), numbers("rate", 2, 1, 2**31)
+    level, source = values.get("level"), values.get("source")
+    rotation = number(values.get("rotation"), "rotation", 0, 270)
+    return Header(
+        model=text("model"),
+        weights=text("weights"),
+        size=(width, height),
+        latent=(channels, frames, pixels),
+        chunk=chunk,
+        context=(encode_context, decode_context),
+        coder=text("coder"),
+        period=period,
+        level=None if level is None else number(level, "level", 0, 1000),
+        time_base=(time_base[0], time_base[1]),
+        rate=(rate[0], rate[1]),
+        color=(primaries, transfer, matrix, color[3]),
+        rotation=rotation,
+        source=None if source is None else text("source"),
+    )

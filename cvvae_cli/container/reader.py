@@ -1,0 +1,177 @@
+"""Read a .cvl file: header, index, chunks and side streams. Every byte is untrusted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+from cvvae_cli.container.header import Header, parse_header
+from cvvae_cli.container.layout import (
+    CUT_HINT,
+    FOOT,
+    FOOTER,
+    FOOTER_RECORD_BYTES,
+    HEAD,
+    INDEX,
+    INDEX_ENTRY,
+    LATENTS,
+    MAGIC,
+    RECORD_OVERHEAD,
+    SIDE,
+    Chunk,
+    Record,
+    read_record,
+    unpack_chunk,
+    unpack_header,
+)
+from cvvae_cli.errors import CorruptFileError, SourceNotFoundError, UnreadableSourceError
+
+
+class CvlReader:
+    """A whole .cvl file in a seekable binary file. Raises CorruptFileError wherever it breaks FORMAT.md."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if file.read(len(MAGIC)) != MAGIC:
+            raise CorruptFileError("this is not a .cvl file", hint="`cvvae encode` makes one from a video")
+        head = read_record(file, len(MAGIC))
+        if head.tag != HEAD:
+            raise CorruptFileError("the first record is not the header")
+        self.header: Header = parse_header(unpack_header(head.payload))
+        self._first_record = file.tell()
+        index_offset, self.num_frames, self.num_latents = self._read_footer()
+        self.index = self._read_index(index_offset)
+
+    def __enter__(self) -> CvlReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def _read_footer(self) -> tuple[int, int, int]:
+        start = self.size_bytes - FOOTER_RECORD_BYTES
+        if start < self._first_record:
+            raise CorruptFileError("the file has no footer", hint=CUT_HINT)
+        self.file.seek(start)
+        try:
+            record = read_record(self.file, start)
+        except CorruptFileError:
+            raise CorruptFileError("the file has no sound footer", hint=CUT_HINT) from None
+        if record.tag != FOOT or len(record.payload) != FOOTER.size:
+            raise CorruptFileError("the file has no footer", hint=CUT_HINT)
+        index_offset, num_frames, num_latents, size = FOOTER.unpack(record.payload)
+        if size != self.size_bytes:
+            raise CorruptFileError(f"the file has {self.size_bytes} bytes, its footer says {size}")
+        if not self._first_record <= index_offset < start:
+            raise CorruptFileError("the footer points outside the file")
+        if num_frames < 1 or self.header.geometry.num_latents(num_frames) != num_latents:
+            raise CorruptFileError(f"{num_latents} latents cannot hold {num_frames} frames")
+        return index_offset, num_frames, num_latents
+
+    def _read_index(self, offset: int) -> tuple[int, ...]:
+        record = self._record_at(offset)
+        if record.tag != INDEX or len(record.payload) % INDEX_ENTRY.size:
+            raise CorruptFileError("the footer does not point at an index")
+        if self.file.tell() != self.size_bytes - FOOTER_RECORD_BYTES:
+            raise CorruptFileError("there is something between index and footer")
+        offsets = tuple(offset for (offset,) in INDEX_ENTRY.iter_unpack(record.payload))
+        if len(offsets) != -(-self.num_latents // self.header.chunk):
+            raise CorruptFileError("the index does not match the footer")
+        bounds = (self._first_record - 1, *offsets, record.offset)
+        if any(a >= b for a, b in pairwise(bounds)):
+            raise CorruptFileError("the index points outside the file, or backwards")
+        return offsets
+
+    def latents_of(self, number: int) -> range:
+        """The latent frames of a chunk."""
+        start = number * self.header.chunk
+        return range(start, min(start + self.header.chunk, self.num_latents))
+
+    def frames_of(self, number: int) -> range:
+        """The frames of a chunk."""
+        frames = self.header.geometry.frames_of(self.latents_of(number))
+        return range(frames.start, min(frames.stop, self.num_frames))
+
+    def _record_at(self, offset: int) -> Record:
+        self.file.seek(offset)
+        return read_record(self.file, offset)
+
+    def read_chunk(self, number: int) -> Chunk:
+        """Chunk `number` of the index; its symbols are still coded."""
+        record = self._record_at(self.index[number])
+        if record.tag != LATENTS:
+            raise CorruptFileError(f"the index points at {record.tag!r}, not at a chunk")
+        return self._checked_chunk(record, number)
+
+    def _checked_chunk(self, record: Record, number: int) -> Chunk:
+        chunk = unpack_chunk(record)
+        if chunk.latents != self.latents_of(number):
+            raise CorruptFileError(f"chunk {number} holds other latents than the grid says")
+        if len(chunk.pts) != len(self.frames_of(number)):
+            raise CorruptFileError(f"chunk {number} holds {len(chunk.pts)} frames")
+        return chunk
+
+    def chunk_at(self, frame: int) -> int:
+        """Number of the chunk that holds a frame."""
+        if not 0 <= frame < self.num_frames:
+            raise IndexError(f"frame {frame} of {self.num_frames}")
+        return self.header.geometry.latent_of(frame) // self.header.chunk
+
+    def records(self) -> Iterator[Record]:
+        """Every record after the header, in order; checks that they tile the file."""
+        offset = self._first_record
+        while offset < self.size_bytes:
+            record = self._record_at(offset)
+            offset = self.file.tell()
+            yield record
+
+    def side_data(self) -> Iterator[bytes]:
+        """The Matroska bytes of the side streams, in parts."""
+        return (record.payload for record in self.records() if record.tag == SIDE)
+
+    def side_bytes(self) -> int:
+        """What the side streams take of the file, with their records' overhead."""
+        return sum(len(record.payload) + RECORD_OVERHEAD for record in self.records() if record.tag == SIDE)
+
+    def symbol_bytes(self) -> int:
+        """What the coded symbols take, without any overhead."""
+        return sum(len(self.read_chunk(number).symbols) for number in range(len(self.index)))
+
+    def verify(self) -> None:
+        """Read and check every byte. Raises CorruptFileError."""
+        number, last = 0, -(2**64)
+        for record in self.records():
+            if record.tag == LATENTS:
+                if number >= len(self.index) or self.index[number] != record.offset:
+                    raise CorruptFileError(f"the chunk at byte {record.offset} is not in the index")
+                chunk = self._checked_chunk(record, number)
+                if chunk.pts[0] <= last:
+                    raise CorruptFileError(f"the timestamps of chunk {number} go back")
+                last = chunk.pts[-1]
+                number += 1
+            elif record.tag == HEAD:
+                raise CorruptFileError(f"a second header at byte {record.offset}")
+        if number != len(self.index):
+            raise CorruptFileError(f"{number} chunks, the index has {len(self.index)}")
+
+
+def open_cvl(source: Path) -> CvlReader:
+    """Open a .cvl file; use the reader as a context."""
+    if not source.exists():
+        raise SourceNotFoundError(f"{source} does not exist")
+    if source.is_dir():
+        raise UnreadableSourceError(f"{source} is a folder, not a .cvl file")
+    try:
+        file = source.open("rb")
+    except PermissionError:
+        raise UnreadableSourceError(f"{source} may not be read", hint="check its permissions") from None
+    try:
+        return CvlReader(file)
+    except BaseException:
+        file.close()
+        raise

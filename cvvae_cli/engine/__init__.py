@@ -1,0 +1,1 @@
+"""Run a model over a video of any length and size in bounded memory."""

@@ -1,0 +1,47 @@
+"""What every model is: a pair of functions between pixels and latents."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from cvvae_cli.models.layers import Memory
+
+
+class VideoAutoencoder(nn.Module, ABC):
+    """Video (B, 3, T, H, W) in [-1, 1] with T = 1 + 4n  ⇄  latents (B, C, t, h, w) with t = 1 + n."""
+
+    @abstractmethod
+    def encode(self, video: Tensor) -> Tensor:
+        """Latents of a whole video: the mean, where the model has a distribution."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """The whole video of latents, not clamped."""
+
+
+class StreamingAutoencoder(VideoAutoencoder):
+    """A model that gives the same numbers group by group as for the whole video.
+
+    A group is `time_stride` frames and becomes one latent frame. The first group of a video is its
+    first frame, repeated.
+    """
+
+    time_stride: int
+
+    @abstractmethod
+    def encode_groups(self, groups: Tensor, memory: Memory | None = None) -> Tensor:
+        """(B, 3, time_stride*t, H, W) → latents (B, C, t, h, w), continuing from `memory`."""
+
+    @abstractmethod
+    def decode_groups(self, latents: Tensor, memory: Memory | None = None) -> Tensor:
+        """(B, C, t, h, w) → (B, 3, time_stride*t, H, W), continuing from `memory`."""
+
+    def encode(self, video: Tensor) -> Tensor:
+        first = video[:, :, :1].expand(-1, -1, self.time_stride - 1, -1, -1)
+        return self.encode_groups(torch.cat([first, video], dim=2))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.decode_groups(latents)[:, :, self.time_stride - 1 :]

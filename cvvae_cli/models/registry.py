@@ -1,0 +1,135 @@
+"""The models by name. Torch loads only when one is built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import load as load_arrays
+
+from cvvae_cli.errors import UnknownModelError, WeightsError
+from cvvae_cli.types import LatentGeometry
+
+if TYPE_CHECKING:
+    from cvvae_cli.models.autoencoder import StreamingAutoencoder
+
+WEIGHTS_FOLDERS = (
+    Path(__file__).parent.parent.parent / "weights",  # a checkout
+    Path(__file__).parent.parent / "weights",  # an installed wheel
+)
+NETWORK_PREFIX = "network."
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """An immutable name and what it stands for. Contexts and halos are in latent frames and positions."""
+
+    name: str
+    geometry: LatentGeometry
+    build: Callable[[Mapping[str, Any]], StreamingAutoencoder]  # from the configuration beside the weights
+    weights_file: str
+    weights_sha256: str
+    chunk_latents: int
+    coder: str
+    period: int  # latent frames after which the coder starts fresh
+    encode_context: int
+    decode_context: int
+    encode_halo: int
+    decode_halo: int
+
+
+def build_compact(config: Mapping[str, Any]) -> StreamingAutoencoder:
+    from cvvae_cli.models.compact import Compact, CompactConfig
+
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    return Compact(CompactConfig(**values)).channels_last()
+
+
+MODELS: dict[str, ModelSpec] = {
+    "compact-1": ModelSpec(
+        name="compact-1",
+        geometry=LatentGeometry(channels=32, frames=4, pixels=8),
+        build=build_compact,
+        weights_file="compact-1.safetensors",
+        weights_sha256="456853c5b412348de7d3775b9c2e919e9e21a929bf6d5ae42564ba030ec90931",
+        chunk_latents=4,
+        coder="context-1",
+        period=32,
+        encode_context=6,
+        decode_context=6,
+        encode_halo=10,
+        decode_halo=12,
+    ),
+}
+ALIASES = {"compact": "compact-1"}
+
+
+def find_model(name: str) -> ModelSpec:
+    """The model of a name or alias. Raises UnknownModelError."""
+    spec = MODELS.get(ALIASES.get(name, name))
+    if spec is None:
+        known = ", ".join([*ALIASES, *MODELS])
+        raise UnknownModelError(f"no model is called {name!r}", hint=f"known models: {known}")
+    return spec
+
+
+class Weights:
+    """The tensors of a model, read once; their bytes are checked against the hash that the model names."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.data = read_weights(spec)
+        self.sha256 = spec.weights_sha256
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        try:
+            return load_arrays(self.data)
+        except safetensors.SafetensorError as error:
+            raise WeightsError(f"{self.spec.weights_file} is damaged: {error}") from None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration stored beside the tensors."""
+        size = int.from_bytes(self.data[:8], "little")
+        metadata = json.loads(self.data[8 : 8 + size]).get("__metadata__", {})
+        return dict(json.loads(metadata["config"]))
+
+    def gain(self) -> np.ndarray:
+        """float32 (C,): one over the quantiser's step of each channel."""
+        return self.arrays["quantizer.gain"]
+
+    def build(self) -> StreamingAutoencoder:
+        """The network with these weights, in fp32, ready to run."""
+        import torch
+
+        network = self.spec.build(self.config)
+        state = {
+            name.removeprefix(NETWORK_PREFIX): torch.from_numpy(array.astype(np.float32))
+            for name, array in self.arrays.items()
+            if name.startswith(NETWORK_PREFIX)
+        }
+        network.load_state_dict(state, strict=True)
+        return network.eval().requires_grad_(False)
+
+
+def read_weights(spec: ModelSpec) -> bytes:
+    """The bytes of a model's weights file. Raises WeightsError if it is missing or not the right one."""
+    for folder in WEIGHTS_FOLDERS:
+        path = folder / spec.weights_file
+        if path.is_file():
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != spec.weights_sha256:
+                raise WeightsError(
+                    f"{path} is damaged: its SHA-256 is not the one of {spec.name}",
+                    hint="install cvvae again",
+                )
+            return data
+    raise WeightsError(f"the weights of {spec.name} are missing", hint="install cvvae again")

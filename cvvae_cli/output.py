@@ -1,0 +1,72 @@
+"""Output files appear under their name whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from cvvae_cli.errors import OutputExistsError, OutputNotWritableError
+
+try:
+    import fcntl
+except ImportError:  # Windows: the part file alone guards the output
+    fcntl = None  # type: ignore[assignment]
+
+PART_SUFFIX = ".part"
+
+
+def part_of(output: Path) -> Path:
+    """Where an output is written until it is whole."""
+    return output.with_name(output.name + PART_SUFFIX)  # same folder: a rename must not cross disks
+
+
+def require_writable(output: Path, sources: tuple[Path, ...] = (), *, force: bool = False) -> None:
+    """Refuse an output that exists, is an input, or lies where nothing can be written."""
+    for source in sources:
+        if output.exists() and source.exists() and os.path.samefile(output, source):
+            raise OutputExistsError(f"{output} is the source itself", hint="choose another name")
+    if output.is_dir():
+        raise OutputExistsError(f"{output} is a folder", hint="name a file in it")
+    if output.exists() and not force:
+        raise OutputExistsError(f"{output} already exists", hint="pass --force to replace it")
+    if not output.parent.is_dir():
+        raise OutputNotWritableError(f"there is no folder {output.parent}", hint="create it first")
+    if not os.access(output.parent, os.W_OK):
+        raise OutputNotWritableError(f"the folder {output.parent} may not be written to")
+
+
+@contextmanager
+def replace_on_success(output: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give the path of a locked part file; it becomes `output` if the block ends without an error."""
+    part = part_of(output)
+    try:
+        lock = part.open("wb" if force else "xb")
+    except FileExistsError:
+        raise OutputExistsError(
+            f"{part} exists: another run writes it, or was interrupted", hint="pass --force to start over"
+        ) from None
+    except OSError as error:
+        raise OutputNotWritableError(f"cannot create {part}: {error.strerror}") from None
+    with lock:
+        take_lock(lock, part)
+        try:
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, output)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
+
+
+def take_lock(file: BinaryIO, part: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputExistsError(f"{part} is being written by another run", hint="wait for it") from None

@@ -1,0 +1,125 @@
+"""A training recipe: one TOML file that says everything a run depends on, saved beside its weights."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cvvae_cli.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """Widths and depths of `compact` (models/compact.py)."""
+
+    latent_channels: int = 32
+    fine_channels: int = 96
+    coarse_channels: int = 192
+    encoder_blocks: tuple[int, int] = (2, 3)
+    decoder_blocks: tuple[int, int] = (3, 3)
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Where pictures come from and how they become batches."""
+
+    folders: tuple[str, ...] = ()  # searched for videos, frame folders and photos
+    holdout: str | None = None  # evaluated on, never trained on
+    exclude: tuple[str, ...] = ()  # file name patterns to leave out
+    short_side: int = 480  # clips are decoded at most this large
+    max_clip_frames: int = 96
+    max_photo_side: int = 1600
+    cache_gib: float = 8.0  # decoded clips and photos kept in memory
+    video_share: float = 0.65  # of the samples; the rest are photos in slow camera moves
+    time_strides: tuple[int, ...] = (1, 1, 1, 2)
+    max_zoom: float = 2.2  # a crop is up to this many times the training size, then scaled down
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Part of a run with one batch shape. `until` is the share of all steps at which it ends."""
+
+    until: float
+    batch: int
+    frames: int
+    size: int
+
+
+@dataclass(frozen=True)
+class ScheduleSection:
+    """Steps, learning rates and batch shapes."""
+
+    steps: int = 5000
+    warmup_steps: int = 200
+    learning_rate: float = 4e-4
+    linear_learning_rate: float = 1e-4
+    prior_learning_rate: float = 1e-3
+    final_share: float = 0.02  # of the learning rate, at the end of the cosine
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    stages: tuple[Stage, ...] = (Stage(0.8, 4, 17, 128), Stage(1.0, 2, 33, 128))
+
+
+@dataclass(frozen=True)
+class ObjectiveSection:
+    """loss = lambda_mse * 255^2 * MSE of pixels in [0, 1] + bits per pixel."""
+
+    lambda_mse: float = 0.002
+    clip_frames: int = 64  # length of a typical clip: what the first frame's share is taken from
+    initial_step: float = 0.9  # quantiser step of the principal components at the start, pixels in [-1, 1]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The whole recipe."""
+
+    name: str = "compact"
+    seed: int = 0
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    schedule: ScheduleSection = field(default_factory=ScheduleSection)
+    objective: ObjectiveSection = field(default_factory=ObjectiveSection)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a recipe. Raises ConfigError on an unknown key or a value of the wrong kind."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error}") from None
+    return config_from_dict(values)
+
+
+def config_from_dict(values: dict[str, Any]) -> TrainConfig:
+    """Build a recipe from plain values, as TOML or JSON give them."""
+    sections = {
+        "model": ModelSection,
+        "data": DataSection,
+        "schedule": ScheduleSection,
+        "objective": ObjectiveSection,
+    }
+    built = {
+        name: build_section(sections[name], value, name) if name in sections else value
+        for name, value in values.items()
+    }
+    return build_section(TrainConfig, built, "recipe")
+
+
+def build_section(kind: Any, values: dict[str, Any], where: str) -> Any:
+    known = {f.name for f in fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(
+            f"unknown key {unknown[0]!r} in [{where}]", hint=f"known keys: {', '.join(sorted(known))}"
+        )
+    frozen = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    if "stages" in frozen:
+        frozen["stages"] = tuple(build_section(Stage, dict(s), "stages") for s in frozen["stages"])
+    return kind(**frozen)

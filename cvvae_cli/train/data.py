@@ -1,0 +1,224 @@
+"""Training pictures: folders of videos, frame folders and photos become clips of one size.
+
+A sample is a pure function of (seed, step, place in the batch), so a resumed run sees what an
+uninterrupted one would have seen. Decoded files stay in memory up to a bound; the least used goes first.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cvvae_cli.errors import ConfigError
+from cvvae_cli.train.config import DataSection
+
+VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".y4m", ".mpg", ".ts"}
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+MIN_FRAME_FOLDER = 8  # a folder with fewer pictures is a folder of photos
+CAMERA_SPEEDS = (0.0, 0.004, 0.02, 0.05)  # of the picture's size per frame
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Paths of training material, sorted so that a seed means the same everywhere."""
+
+    videos: tuple[Path, ...]  # files and frame folders
+    photos: tuple[Path, ...]
+
+
+def find_sources(folders: tuple[str, ...], exclude: tuple[str, ...] = ()) -> Sources:
+    """Search folders recursively. A folder of pictures named by number is a frame folder."""
+    videos: list[Path] = []
+    photos: list[Path] = []
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"no folder {folder}", hint="set data.folders in the recipe or pass --data")
+        collect(Path(folder), exclude, videos, photos)
+    if not videos and not photos:
+        raise ConfigError(f"no videos or photos in {', '.join(folders) or 'no folders'}")
+    return Sources(tuple(videos), tuple(photos))
+
+
+def collect(folder: Path, exclude: tuple[str, ...], videos: list[Path], photos: list[Path]) -> None:
+    entries = [e for e in sorted(folder.iterdir()) if not any(fnmatch.fnmatch(e.name, p) for p in exclude)]
+    pictures = [e for e in entries if e.suffix.lower() in PHOTO_SUFFIXES]
+    if len(pictures) >= MIN_FRAME_FOLDER and all(e.stem.isdigit() for e in pictures):
+        videos.append(folder)
+    else:
+        photos.extend(pictures)
+    videos.extend(e for e in entries if e.suffix.lower() in VIDEO_SUFFIXES and e.is_file())
+    for entry in entries:
+        if entry.is_dir():
+            collect(entry, exclude, videos, photos)
+
+
+def decode_scaled(path: Path, max_frames: int, short_side: int) -> Tensor:
+    """Frames of a file, uint8 (T, H, W, 3), scaled down by area to at most `short_side`."""
+    frames = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            scale = min(1.0, short_side / min(frame.width, frame.height))
+            width, height = (max(16, round(s * scale / 2) * 2) for s in (frame.width, frame.height))
+            rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+            frames.append(torch.from_numpy(rgb.to_ndarray()))
+            if len(frames) == max_frames:
+                break
+    return torch.stack(frames)
+
+
+def load_video(path: Path, config: DataSection) -> Tensor:
+    if path.is_dir():
+        files = [e for e in sorted(path.iterdir()) if e.suffix.lower() in PHOTO_SUFFIXES]
+        clips = [decode_scaled(f, 1, config.short_side) for f in files[: config.max_clip_frames]]
+        return torch.cat(clips)
+    return decode_scaled(path, config.max_clip_frames, config.short_side)
+
+
+def load_photo(path: Path, config: DataSection) -> Tensor:
+    return decode_scaled(path, 1, config.max_photo_side)
+
+
+class MemoryCache:
+    """Decoded files, the least recently used dropped when `limit_bytes` is passed."""
+
+    def __init__(self, load: Callable[[Path], Tensor], limit_bytes: float) -> None:
+        self.load = load
+        self.limit_bytes = limit_bytes
+        self.entries: OrderedDict[Path, Tensor] = OrderedDict()
+        self.bytes = 0
+
+    def __getitem__(self, path: Path) -> Tensor:
+        if path in self.entries:
+            self.entries.move_to_end(path)
+            return self.entries[path]
+        value = self.load(path)
+        self.entries[path] = value
+        self.bytes += value.numel()
+        while self.bytes > self.limit_bytes and len(self.entries) > 1:
+            self.bytes -= self.entries.popitem(last=False)[1].numel()
+        return value
+
+
+class ClipSampler:
+    """Batches of training clips: float (B, 3, T, S, S) in [-1, 1]."""
+
+    def __init__(self, sources: Sources, config: DataSection, seed: int) -> None:
+        self.sources = sources
+        self.config = config
+        self.seed = seed
+        limit = config.cache_gib * 2**30
+        self.videos = MemoryCache(lambda p: load_video(p, config), limit * 0.7)
+        self.photos = MemoryCache(lambda p: load_photo(p, config), limit * 0.3)
+
+    def batch(self, step: int, batch: int, frames: int, size: int) -> Tensor:
+        clips = [self.clip(random.Random(f"{self.seed}/{step}/{i}"), frames, size) for i in range(batch)]
+        return torch.stack(clips) * 2 - 1
+
+    def clip(self, rng: random.Random, frames: int, size: int) -> Tensor:
+        wants_video = rng.random() < self.config.video_share
+        if self.sources.videos and (wants_video or not self.sources.photos):
+            clip = self.from_video(rng, frames, size)
+        else:
+            clip = self.from_photo(rng, frames, size)
+        if rng.random() < 0.5:
+            clip = clip.flip(3)
+        if rng.random() < 0.3:
+            clip = clip.flip(0)
+        return clip.permute(1, 0, 2, 3)
+
+    def from_video(self, rng: random.Random, frames: int, size: int) -> Tensor:
+        video = self.videos[rng.choice(self.sources.videos)]
+        stride = rng.choice(self.config.time_strides)
+        if len(video) < (frames - 1) * stride + 1:
+            stride = 1
+        span = (frames - 1) * stride + 1
+        start = rng.randrange(max(1, len(video) - span + 1))
+        piece = video[start : start + span : stride]
+        if len(piece) < frames:  # a clip shorter than a sample goes there and back
+            piece = piece[bounce(len(piece), frames)]
+        side = self.crop_side(rng, size, min(video.shape[1:3]))
+        y, x = rng.randrange(video.shape[1] - side + 1), rng.randrange(video.shape[2] - side + 1)
+        return scale_to(piece[:, y : y + side, x : x + side].permute(0, 3, 1, 2), size)
+
+    def crop_side(self, rng: random.Random, size: int, available: int) -> int:
+        zoom = rng.uniform(1.0, max(1.0, min(self.config.max_zoom, available / size)))
+        return min(int(size * zoom), available)
+
+    def from_photo(self, rng: random.Random, frames: int, size: int) -> Tensor:
+        """A slow move of a camera over a photo: pan, zoom and turn at constant speed."""
+        photo = self.photos[rng.choice(self.sources.photos)][0]
+        margin = 1.3
+        side = self.crop_side(rng, int(size * margin), min(photo.shape[:2]))
+        y, x = rng.randrange(photo.shape[0] - side + 1), rng.randrange(photo.shape[1] - side + 1)
+        picture = photo[y : y + side, x : x + side].permute(2, 0, 1)[None]
+        canvas = scale_to(picture, int(size * margin))
+        speed = rng.choice(CAMERA_SPEEDS)
+        pan_x, pan_y = rng.gauss(0, speed), rng.gauss(0, speed)
+        zoom, turn = rng.gauss(0, speed / 2), rng.gauss(0, speed / 3)
+        time = torch.arange(frames) - frames / 2
+        scale = torch.exp((zoom * time).clamp(-0.7, 0.7)) / margin
+        cos, sin = scale * torch.cos(turn * time), scale * torch.sin(turn * time)
+        rows = [torch.stack([cos, -sin, pan_x * time], -1), torch.stack([sin, cos, pan_y * time], -1)]
+        grid = functional.affine_grid(torch.stack(rows, 1), [frames, 3, size, size], align_corners=False)
+        moved = functional.grid_sample(
+            canvas.expand(frames, -1, -1, -1), grid, "bicubic", "reflection", align_corners=False
+        )
+        return moved.clamp(0, 1)
+
+
+def bounce(length: int, frames: int) -> Tensor:
+    """Indices that run to the end and back.
+
+    >>> bounce(3, 7).tolist()
+    [0, 1, 2, 1, 0, 1, 2]
+    """
+    period = max(1, 2 * (length - 1))
+    phase = torch.arange(frames) % period
+    return torch.minimum(phase, period - phase) if length > 1 else torch.zeros(frames, dtype=torch.long)
+
+
+def scale_to(picture: Tensor, size: int) -> Tensor:
+    """uint8 (N, 3, S, S) → float (N, 3, size, size) in [0, 1]."""
+    x = picture.to(torch.float32) / 255
+    if x.shape[-1] == size:
+        return x
+    return functional.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def principal_components(sampler: ClipSampler, patch: Callable[[Tensor], Tensor], batches: int) -> tuple[Tensor, Tensor]:
+    """Mean (K,) and unit eigenvectors (K, K) of training patches, the strongest first.
+
+    `patch` folds a batch (B, 3, 4t, H, W) to (B, K, t, h, w).
+    """
+    samples = [
+        patch(sampler.batch(-1 - i, 4, 8, 128)).permute(0, 2, 3, 4, 1).flatten(0, 3) for i in range(batches)
+    ]
+    rows = torch.cat(samples).to(torch.float64)
+    mean = rows.mean(0)
+    covariance = (rows - mean).T @ (rows - mean) / len(rows)
+    _, vectors = torch.linalg.eigh(covariance)
+    return mean.to(torch.float32), vectors.flip(1).to(torch.float32)
+
+
+def psnr_of_mse(mse: float, peak: float) -> float:
+    return 10 * math.log10(peak**2 / max(mse, 1e-12))
+
+
+def as_model_input(frames: np.ndarray) -> Tensor:
+    """uint8 (T, H, W, 3) → (1, 3, T, H, W) in [-1, 1], cut to multiples of 8 and 1 + 4n."""
+    t, h, w = (len(frames) - 1) // 4 * 4 + 1, frames.shape[1] // 8 * 8, frames.shape[2] // 8 * 8
+    x = torch.from_numpy(frames[:t, :h, :w]).permute(3, 0, 1, 2)[None].to(torch.float32)
+    return x / 127.5 - 1

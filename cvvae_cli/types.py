@@ -1,0 +1,106 @@
+"""What flows between the rooms: plain values. Ranges are half-open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the container room names these types too, and needs no numpy
+    import numpy as np
+
+UNSPECIFIED = 2  # CICP (ITU-T H.273): the source does not say
+
+
+@dataclass(frozen=True)
+class ColorInfo:
+    """CICP code points of a source, as tagged, and what was assumed where it does not say."""
+
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+    matrix: int = UNSPECIFIED  # 0 RGB, 1 BT.709, 5 and 6 BT.601, 9 BT.2020
+    is_full_range: bool | None = None  # None: not tagged
+
+
+@dataclass(frozen=True)
+class LatentGeometry:
+    """How latents lie over pixels. Latent frame 0 is frame 0; k > 0 is the group of frames that ends with frames*k."""
+
+    channels: int
+    frames: int  # of a latent frame
+    pixels: int  # of a latent position, each way
+
+    def num_latents(self, num_frames: int) -> int:
+        """Latent frames of a video.
+
+        >>> [LatentGeometry(32, 4, 8).num_latents(n) for n in (1, 2, 5, 6)]
+        [1, 2, 2, 3]
+        """
+        return 1 + -(-(num_frames - 1) // self.frames)
+
+    def frames_of(self, latents: range) -> range:
+        """Frames of latent frames, were every group full.
+
+        >>> LatentGeometry(32, 4, 8).frames_of(range(4, 8))
+        range(13, 29)
+        """
+        start = 0 if latents.start == 0 else (latents.start - 1) * self.frames + 1
+        return range(start, (latents.stop - 1) * self.frames + 1)
+
+    def latent_of(self, frame: int) -> int:
+        """The latent frame that holds a frame."""
+        return -(-frame // self.frames)
+
+    def latent_size(self, width: int, height: int) -> tuple[int, int]:
+        """Rows and columns of a latent frame."""
+        return -(-height // self.pixels), -(-width // self.pixels)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video before its frames are read."""
+
+    width: int  # after rotation
+    height: int
+    frame_rate: Fraction  # average, or nominal
+    time_base: Fraction  # seconds of one tick of pts
+    num_frames: int | None  # None where the container does not say; a hint, never a promise
+    color: ColorInfo = ColorInfo()
+    rotation: int = 0  # degrees clockwise that were applied to the stored picture: 0, 90, 180, 270
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """Consecutive frames."""
+
+    rgb: np.ndarray  # uint8 (T, H, W, 3), full range
+    pts: np.ndarray  # int64 (T,), ticks of the time base, strictly increasing
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+
+@dataclass(frozen=True)
+class LatentChunk:
+    """Consecutive latent frames and the video frames they stand for."""
+
+    latents: np.ndarray  # float32 (C, t, h, w)
+    frames: range  # of the video
+    pts: np.ndarray  # int64, one of each frame
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    frames: int
+    total_frames: int | None
+    bits_per_pixel: float | None = None  # so far
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def ignore_progress(progress: Progress) -> None:
+    """The listener of callers that do not want to know."""

@@ -1,0 +1,1 @@
+"""Video files to frames and back, through PyAV (FFmpeg's libraries)."""
