@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test check format benchmark evaluate train wheel clean
+.PHONY: help demo test check format benchmark benchmark-memory evaluate train wheel clean
 
 help: ## Show what can be made.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,8 +33,11 @@ format: $(READY) ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmark: $(READY) ## Measure the network against the machine's own convolution rate, and memory against length.
+benchmark: $(READY) ## Measure the network against the machine's own convolution rate.
 	$(BIN)/python tests/tools/benchmark.py
+
+benchmark-memory: $(READY) ## Measure peak memory of 300 and of 3000 frames (a quarter of an hour).
+	$(BIN)/python tests/tools/benchmark.py --memory
 
 evaluate: $(READY) ## Figures of the model card, from DATA/eval and DATA/train.
 	$(BIN)/python tests/tools/evaluate.py $(DATA)

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class DecodeOptions:
     device: str = "auto"
     dtype: str = "auto"
     tile_pixels: int | None = None
-    output: OutputOptions = OutputOptions()
+    output: OutputOptions = field(default_factory=OutputOptions)
     force: bool = False
 
 
@@ -151,8 +151,9 @@ def write_latents(
 ) -> None:
     """The main loop of encoding: every chunk of latents, and the audio met on the way."""
     quantizer, coder = Quantizer(weights.gain()), chunk_coder(cvl.header, weights)
-    side = SideWriter(video.audio) if isinstance(video, VideoReader) and wants_audio(video, options) else None
-    if side and isinstance(video, VideoReader):
+    side = None
+    if options.audio and isinstance(video, VideoReader) and video.audio is not None:
+        side = SideWriter(video.audio)
         video.listen(side.add)
     for chunk in engine.encode_stream(video):
         symbols = quantizer.quantize(chunk.latents)
@@ -163,10 +164,6 @@ def write_latents(
         on_progress(Progress(cvl.num_frames, video.info.num_frames, rate))
     if side:
         cvl.write_side(side.finish())
-
-
-def wants_audio(video: VideoReader, options: EncodeOptions) -> bool:
-    return options.audio and video.audio is not None
 
 
 def chunk_coder(header: Header, weights: Weights) -> ChunkCoder:
@@ -202,7 +199,12 @@ def header_for(
         level=None,
         time_base=info.time_base.as_integer_ratio(),
         rate=info.frame_rate.as_integer_ratio(),
-        color=(info.color.primaries, info.color.transfer, info.color.matrix, None if full is None else int(full)),
+        color=(
+            info.color.primaries,
+            info.color.transfer,
+            info.color.matrix,
+            None if full is None else int(full),
+        ),
         rotation=info.rotation,
         source=None if str(source) == "-" else fingerprint(hash_file(source), weights.sha256, depends_on),
     )
@@ -270,9 +272,7 @@ def decode_file(
         spec, weights = model_of(cvl.header)
         placement = choose_placement(options.device, options.dtype)
         engine = Engine(spec, weights.build, placement, EngineOptions(options.tile_pixels))
-        frames = watched(
-            engine.decode_stream(read_latents(cvl, weights), *cvl.header.size), cvl, on_progress
-        )
+        frames = watched(engine.decode_stream(read_latents(cvl, weights), *cvl.header.size), cvl, on_progress)
         info = info_of(cvl)
         with outputs.replace_on_success(output, force=options.force) as part:
             if output.suffix.lower() in PICTURES:

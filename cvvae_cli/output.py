@@ -26,7 +26,7 @@ def part_of(output: Path) -> Path:
 def require_writable(output: Path, sources: tuple[Path, ...] = (), *, force: bool = False) -> None:
     """Refuse an output that exists, is an input, or lies where nothing can be written."""
     for source in sources:
-        if output.exists() and source.exists() and os.path.samefile(output, source):
+        if output.exists() and source.exists() and output.samefile(source):
             raise OutputExistsError(f"{output} is the source itself", hint="choose another name")
     if output.is_dir():
         raise OutputExistsError(f"{output} is a folder", hint="name a file in it")
@@ -56,7 +56,7 @@ def replace_on_success(output: Path, *, force: bool = False) -> Iterator[Path]:
             yield part
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-            os.replace(part, output)
+            part.replace(output)
         except BaseException:
             with suppress(OSError):
                 part.unlink()

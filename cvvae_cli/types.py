@@ -25,7 +25,10 @@ class ColorInfo:
 
 @dataclass(frozen=True)
 class LatentGeometry:
-    """How latents lie over pixels. Latent frame 0 is frame 0; k > 0 is the group of frames that ends with frames*k."""
+    """How latents lie over pixels.
+
+    Latent frame 0 is frame 0; k > 0 is the group of frames that ends with frames * k.
+    """
 
     channels: int
     frames: int  # of a latent frame

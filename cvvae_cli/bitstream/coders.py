@@ -169,7 +169,7 @@ def by_table(tables: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     order = np.argsort(flat.astype(np.uint16), kind="stable")
     ends = np.flatnonzero(np.diff(flat[order], append=-1)) + 1
     begin = 0
-    for end in ends:
+    for end in ends.tolist():
         positions = order[begin:end]
         yield int(flat[positions[0]]), positions
         begin = end

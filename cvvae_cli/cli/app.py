@@ -39,7 +39,8 @@ def print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Neural video compression: videos to latents in .cvl files, and back."""
@@ -76,7 +77,11 @@ def usage_error(error: Exception) -> int:
 
 def explain(error: OSError) -> CvvaeError:
     """An error of the operating system as a sentence."""
-    hints = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EACCES: "check permissions"}
+    hints = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some space",
+        errno.EACCES: "check permissions",
+    }
     where = f"{error.filename}: " if error.filename else ""
     return CvvaeError(f"{where}{error.strerror or error}", hint=hints.get(error.errno or 0))
 

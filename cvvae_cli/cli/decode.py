@@ -14,9 +14,15 @@ from cvvae_cli.output import require_writable
 
 def decode(
     source: Annotated[Path, typer.Argument(help="The .cvl file.")],
-    output: Annotated[Path, typer.Argument(help="Where to write the video: .mp4, .mkv, .mov, .webm, or .png for one frame.")],
-    codec: Annotated[str | None, typer.Option(help="Codec of the output; H.264 by default, ffv1 is lossless RGB.")] = None,
-    crf: Annotated[int | None, typer.Option(min=0, max=63, help="Quality of the output codec; lower is better.")] = None,
+    output: Annotated[
+        Path, typer.Argument(help="Where to write the video: .mp4, .mkv, .mov, .webm, or .png for one frame.")
+    ],
+    codec: Annotated[
+        str | None, typer.Option(help="Codec of the output; H.264 by default, ffv1 is lossless RGB.")
+    ] = None,
+    crf: Annotated[
+        int | None, typer.Option(min=0, max=63, help="Quality of the output codec; lower is better.")
+    ] = None,
     pix_fmt: Annotated[str | None, typer.Option("--pix-fmt", help="Pixel format of the output.")] = None,
     no_audio: NoAudio = False,
     device: Device = "auto",
@@ -27,7 +33,8 @@ def decode(
 ) -> None:
     """Turn a .cvl file back into a video."""
     require_writable(output, (source,), force=force)
-    from cvvae_cli.codec import DecodeOptions, OutputOptions, as_json, decode_file  # torch loads here
+    from cvvae_cli.codec import DecodeOptions, as_json, decode_file  # torch loads here
+    from cvvae_cli.video.writer import OutputOptions
 
     options = DecodeOptions(not no_audio, device, dtype, tile, OutputOptions(codec, crf, pix_fmt), force)
     with console.progress("decode") as on_progress:

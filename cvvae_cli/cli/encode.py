@@ -16,10 +16,14 @@ from cvvae_cli.output import require_writable
 
 
 def encode(
-    source: Annotated[Path, typer.Argument(help="Video, picture, or folder of frames; - for standard input.")],
+    source: Annotated[
+        Path, typer.Argument(help="Video, picture, or folder of frames; - for standard input.")
+    ],
     output: Annotated[Path, typer.Argument(help="Where to write the .cvl file.")],
     model: Annotated[str, typer.Option("--model", "-m", help="The model to encode with.")] = DEFAULT_MODEL,
-    fps: Annotated[str | None, typer.Option(help="Frame rate of a frame folder, such as 24 or 30000/1001.")] = None,
+    fps: Annotated[
+        str | None, typer.Option(help="Frame rate of a frame folder, such as 24 or 30000/1001.")
+    ] = None,
     no_audio: NoAudio = False,
     device: Device = "auto",
     dtype: Dtype = "auto",

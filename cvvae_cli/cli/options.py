@@ -10,7 +10,9 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cu
 Dtype = Annotated[str, typer.Option(help="Numbers of the network: auto, fp32, bf16 or fp16.")]
 Tile = Annotated[
     int | None,
-    typer.Option(min=64, help="Largest side of a tile in pixels; smaller needs less memory, the result is the same."),
+    typer.Option(
+        min=64, help="Largest side of a tile in pixels; smaller needs less memory, the result is the same."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUTPUT if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]

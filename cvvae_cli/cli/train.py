@@ -17,17 +17,27 @@ RECIPES = Path(__file__).parent.parent / "train" / "recipes"
 
 
 def train(
-    recipe: Annotated[str, typer.Option(help="A recipe that ships, such as compact-1, or a TOML file.")] = "compact-1",
+    recipe: Annotated[
+        str, typer.Option(help="A recipe that ships, such as compact-1, or a TOML file.")
+    ] = "compact-1",
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of videos, frame folders and photos; may be repeated.")
     ] = None,
-    holdout: Annotated[Path | None, typer.Option(help="Folder of clips to evaluate on, never trained on.")] = None,
-    run: Annotated[Path, typer.Option(help="Folder of checkpoint and log; an interrupted run continues.")] = Path("runs/compact"),
-    export: Annotated[Path | None, typer.Option(help="Write the finished weights here, as safetensors.")] = None,
+    holdout: Annotated[
+        Path | None, typer.Option(help="Folder of clips to evaluate on, never trained on.")
+    ] = None,
+    run: Annotated[
+        Path, typer.Option(help="Folder of checkpoint and log; an interrupted run continues.")
+    ] = Path("runs/compact"),
+    export: Annotated[
+        Path | None, typer.Option(help="Write the finished weights here, as safetensors.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, instead of the recipe's.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to compute with.")] = None,
     device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the exported file if it exists.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace the exported file if it exists.")
+    ] = False,
 ) -> None:
     """Train a model: resumable, with a log of loss, PSNR and rate as JSON lines in RUN/log.jsonl."""
     if export is not None:
@@ -70,7 +80,8 @@ def show(line: dict[str, Any]) -> None:
     if "holdout" in line:
         for clip, row in line["holdout"].items():
             console.err.print(
-                f"  held out: {row['psnr_db']:6.2f} dB  {row['bits_per_pixel']:.4f} bits per pixel  {clip}", markup=False
+                f"  held out: {row['psnr_db']:6.2f} dB  {row['bits_per_pixel']:.4f} bits per pixel  {clip}",
+                markup=False,
             )
         return
     console.err.print(

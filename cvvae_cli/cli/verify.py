@@ -19,7 +19,12 @@ def verify(
     """Check every byte of a .cvl file against its checksums and structure."""
     with open_cvl(source) as cvl:
         cvl.verify()
-        values = {"ok": True, "frames": cvl.num_frames, "chunks": len(cvl.index), "file_bytes": cvl.size_bytes}
+        values = {
+            "ok": True,
+            "frames": cvl.num_frames,
+            "chunks": len(cvl.index),
+            "file_bytes": cvl.size_bytes,
+        }
     if json:
         console.print_json(values)
     else:

@@ -9,6 +9,7 @@ from cvvae_cli.errors import CorruptFileError
 from cvvae_cli.types import LatentGeometry
 
 MIN_SIDE, MAX_SIDE = 16, 65_536
+MAX_PIXELS = 2**28
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def parse_header(values: dict[str, Any]) -> Header:
         return [number(v, key, low, high) for v in value]
 
     width, height = numbers("size", 2, MIN_SIDE, MAX_SIDE)
+    if width * height > MAX_PIXELS:
+        raise CorruptFileError(f"the header claims {width}x{height} pixels")
     channels, frames, pixels = numbers("latent", 3, 1, 512)
     chunk = number(values.get("chunk"), "chunk", 1, 256)
     period = number(values.get("period"), "period", 1, 2**20)
@@ -72,6 +75,8 @@ def parse_header(values: dict[str, Any]) -> Header:
     time_base, rate = numbers("time_base", 2, 1, 2**31), numbers("rate", 2, 1, 2**31)
     level, source = values.get("level"), values.get("source")
     rotation = number(values.get("rotation"), "rotation", 0, 270)
+    if rotation % 90:
+        raise CorruptFileError("the header's 'rotation' is no quarter turn")
     return Header(
         model=text("model"),
         weights=text("weights"),

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, BinaryIO
 
 from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError
@@ -126,7 +127,7 @@ def pack_times(pts: Sequence[int]) -> bytes:
     '0001800402'
     """
     runs: list[list[int]] = []
-    for before, after in zip(pts, pts[1:], strict=False):
+    for before, after in pairwise(pts):
         delta = after - before
         if runs and runs[-1][0] == delta:
             runs[-1][1] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def split_evenly(length: int, largest: int) -> list[range]:
     """
     count = -(-length // largest)
     edges = [-(-length * i // count) for i in range(count + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(edges)]
 
 
 def plan_tiles(height: int, width: int, tile: int | None, halo: int) -> list[Tile]:
@@ -59,7 +60,9 @@ def plan_tiles(height: int, width: int, tile: int | None, halo: int) -> list[Til
     ]
 
 
-def regroup(batches: Iterable[FrameBatch], geometry: LatentGeometry, chunk: int, first_latent: int) -> Iterator[FrameBatch]:
+def regroup(
+    batches: Iterable[FrameBatch], geometry: LatentGeometry, chunk: int, first_latent: int
+) -> Iterator[FrameBatch]:
     """Cut a stream of frames into the frames of each chunk of latents; the last may be shorter."""
     waiting: list[FrameBatch] = []
     count, latent = 0, first_latent
@@ -84,7 +87,7 @@ def concatenate(batches: list[FrameBatch]) -> FrameBatch:
 
 
 def pad_frames(rgb: np.ndarray, before: int, length: int, pixels: int) -> np.ndarray:
-    """Repeat the first frame `before` times and the last up to `length`; repeat edges to multiples of `pixels`.
+    """Repeat the first frame `before` times, the last up to `length`, and edges to multiples of `pixels`.
 
     (T, H, W, 3) → (length, H', W', 3)
     """

@@ -60,8 +60,9 @@ class Engine:
     def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 
-        `batches` start at the first frame of latent frame `first_latent`, a point of the chunk grid. Started in
-        the middle, the first `encode_context` latent frames differ from those of the whole video: drop them.
+        `batches` start at the first frame of latent frame `first_latent`, a point of the chunk grid.
+        Started in the middle, the first `encode_context` latent frames differ from those of the whole
+        video: drop them.
         """
         geometry, chunk = self.spec.geometry, self.spec.chunk_latents
         runner: TiledRunner | None = None

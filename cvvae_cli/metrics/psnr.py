@@ -8,7 +8,7 @@ import numpy as np
 def mean_squared_error(reference: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     """Of each frame: uint8 RGB (T, H, W, 3) twice → float64 (T,)."""
     error = reference.astype(np.float32) - decoded.astype(np.float32)
-    return np.mean(error**2, axis=(1, 2, 3), dtype=np.float64)
+    return np.asarray(np.mean(error**2, axis=(1, 2, 3), dtype=np.float64))
 
 
 def psnr(reference: np.ndarray, decoded: np.ndarray) -> np.ndarray:

@@ -150,7 +150,7 @@ class Compact(StreamingAutoencoder):
         """Lay the weights out for the fast convolutions of CPUs with matrix units and of GPUs."""
         for module in self.modules():
             if isinstance(module, SpatialConv):
-                module.to(memory_format=torch.channels_last)
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
             elif isinstance(module, CausalConv):
-                module.to(memory_format=torch.channels_last_3d)
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
         return self

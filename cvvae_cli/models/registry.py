@@ -48,7 +48,7 @@ class ModelSpec:
 def build_compact(config: Mapping[str, Any]) -> StreamingAutoencoder:
     from cvvae_cli.models.compact import Compact, CompactConfig
 
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     return Compact(CompactConfig(**values)).channels_last()
 
 
@@ -58,7 +58,7 @@ MODELS: dict[str, ModelSpec] = {
         geometry=LatentGeometry(channels=32, frames=4, pixels=8),
         build=build_compact,
         weights_file="compact-1.safetensors",
-        weights_sha256="456853c5b412348de7d3775b9c2e919e9e21a929bf6d5ae42564ba030ec90931",
+        weights_sha256="27353f22353f01084a22b7b2f6cfe881275ce048bac0b5f083924269b9420ee3",
         chunk_latents=4,
         coder="context-1",
         period=32,

@@ -34,6 +34,7 @@ class DataSection:
     cache_gib: float = 8.0  # decoded clips and photos kept in memory
     video_share: float = 0.65  # of the samples; the rest are photos in slow camera moves
     time_strides: tuple[int, ...] = (1, 1, 1, 2)
+    cut_share: float = 0.04  # of the samples change to another scene in the middle
     max_zoom: float = 2.2  # a crop is up to this many times the training size, then scaled down
 
 

@@ -26,7 +26,7 @@ from cvvae_cli.train.config import DataSection
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".y4m", ".mpg", ".ts"}
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MIN_FRAME_FOLDER = 8  # a folder with fewer pictures is a folder of photos
-CAMERA_SPEEDS = (0.0, 0.004, 0.02, 0.05)  # of the picture's size per frame
+CAMERA_SPEEDS = (0.0, 0.003, 0.01, 0.03)  # of the picture's size per frame
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,14 @@ class ClipSampler:
         return torch.stack(clips) * 2 - 1
 
     def clip(self, rng: random.Random, frames: int, size: int) -> Tensor:
+        """One sample (3, T, S, S) in [0, 1]; now and then it changes to another scene."""
+        clip = self.scene(rng, frames, size)
+        if rng.random() < self.config.cut_share:
+            cut = rng.randrange(1, frames)
+            clip = torch.cat([clip[:, :cut], self.scene(rng, frames - cut, size)], dim=1)
+        return clip
+
+    def scene(self, rng: random.Random, frames: int, size: int) -> Tensor:
         wants_video = rng.random() < self.config.video_share
         if self.sources.videos and (wants_video or not self.sources.photos):
             clip = self.from_video(rng, frames, size)
@@ -198,7 +206,9 @@ def scale_to(picture: Tensor, size: int) -> Tensor:
     return functional.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def principal_components(sampler: ClipSampler, patch: Callable[[Tensor], Tensor], batches: int) -> tuple[Tensor, Tensor]:
+def principal_components(
+    sampler: ClipSampler, patch: Callable[[Tensor], Tensor], batches: int
+) -> tuple[Tensor, Tensor]:
     """Mean (K,) and unit eigenvectors (K, K) of training patches, the strongest first.
 
     `patch` folds a batch (B, 3, 4t, H, W) to (B, K, t, h, w).

@@ -52,9 +52,7 @@ def training_symbols(
     network: Compact, config: TrainConfig, quantizer: Quantizer, clips: int
 ) -> list[np.ndarray]:
     """Symbols (t, C, h, w) of training clips, larger and longer than those of training."""
-    sampler = ClipSampler(
-        find_sources(config.data.folders, config.data.exclude), config.data, config.seed
-    )
+    sampler = ClipSampler(find_sources(config.data.folders, config.data.exclude), config.data, config.seed)
     symbols = []
     for step in range(clips):
         video = sampler.batch(FIRST_STEP + step, 1, TABLE_FRAMES, TABLE_SIZE)

@@ -141,9 +141,7 @@ def train(
 ) -> Run:
     """Run to the end of the schedule; continue where a checkpoint in `folder` stopped."""
     run = start_run(config, folder, device)
-    sampler = ClipSampler(
-        find_sources(config.data.folders, config.data.exclude), config.data, config.seed
-    )
+    sampler = ClipSampler(find_sources(config.data.folders, config.data.exclude), config.data, config.seed)
     holdout = list(load_holdout(config))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
@@ -220,7 +218,10 @@ class Averages:
         means = {key: value / self.count for key, value in self.sums.items()}
         mse = means.pop("mse")
         self.__init__()  # type: ignore[misc]
-        return {"psnr_db": round(psnr_of_mse(mse, 1.0), 3), **{k: float(f"{v:.5g}") for k, v in means.items()}}
+        return {
+            "psnr_db": round(psnr_of_mse(mse, 1.0), 3),
+            **{k: float(f"{v:.5g}") for k, v in means.items()},
+        }
 
 
 def load_holdout(config: TrainConfig) -> Iterator[tuple[str, Tensor]]:

@@ -90,7 +90,9 @@ def fit_scale(fit: Fit, which: tuple[int, int, int], features: np.ndarray, left:
     return np.tensordot(fit.scale_weights[which].astype(np.int64), features, 1)
 
 
-def normal_equations(features: np.ndarray, target: np.ndarray, weight: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+def normal_equations(
+    features: np.ndarray, target: np.ndarray, weight: np.ndarray | float
+) -> tuple[np.ndarray, np.ndarray]:
     rows = features.reshape(len(features), -1).astype(np.float64)
     weighted = rows * np.broadcast_to(weight, target.shape).ravel()
     gram, moment = weighted @ rows.T, weighted @ target.ravel()

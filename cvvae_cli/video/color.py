@@ -60,7 +60,7 @@ class ToRgb:
         color = color_of(frame)
         has_alpha = any(c.is_alpha for c in frame.format.components)
         is_indexed = frame.format.name == "pal8"
-        rgb = self._reformatter.reformat(
+        rgb: np.ndarray = self._reformatter.reformat(
             frame,
             format="rgba" if has_alpha or is_indexed else "rgb24",
             src_colorspace=SWSCALE_MATRIX[effective_matrix(color, frame.height)],
@@ -83,10 +83,9 @@ class FromRgb:
 
     def __init__(self, pix_fmt: str, color: ColorInfo, height: int) -> None:
         self.pix_fmt = pix_fmt
-        self.is_rgb = av.VideoFormat(pix_fmt).is_rgb
         self.matrix = effective_matrix(color, height)
-        self.full = self.is_rgb or (bool(color.is_full_range) and color.matrix != RGB)
-        self.tags = output_tags(color, is_rgb=self.is_rgb)
+        self.tags = output_tags(color, pix_fmt)
+        self.full = bool(self.tags.is_full_range)
         self._reformatter = VideoReformatter()
 
     def __call__(self, rgb: np.ndarray) -> av.VideoFrame:
@@ -104,10 +103,14 @@ class FromRgb:
         return frame
 
 
-def output_tags(color: ColorInfo, *, is_rgb: bool) -> ColorInfo:
-    """What to tag the output with: the source's own tags, untagged staying untagged, unless it changes kind."""
-    if is_rgb:
+def output_tags(color: ColorInfo, pix_fmt: str) -> ColorInfo:
+    """The source's own tags, untagged staying untagged, unless the output is of another kind."""
+    if av.VideoFormat(pix_fmt).is_rgb:
         return ColorInfo(color.primaries, color.transfer, RGB, True)
+    if pix_fmt.startswith("gray"):
+        return ColorInfo(
+            color.primaries, color.transfer, UNSPECIFIED, True
+        )  # swscale's grey has no other range
     if color.matrix == RGB:
         return ColorInfo(color.primaries, color.transfer, BT709, False)
     return color

@@ -22,7 +22,8 @@ MIN_SIDE = 16
 DEFAULT_FOLDER_RATE = Fraction(24)
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
-OnPacket = Callable[[av.Packet], None]
+Packet = Any  # av.Packet of an audio stream
+OnPacket = Callable[[Packet], None]
 
 
 def natural_key(path: Path) -> list[int | str]:
@@ -69,6 +70,7 @@ class VideoReader:
     def __init__(self, source: Path) -> None:
         self.source = source
         self.on_packet: OnPacket | None = None
+        self._early: list[Packet] = []  # met before anybody listened
         self.container = self._open()
         pictures = [s for s in self.container.streams.video if not is_cover(s)]
         if not pictures:
@@ -90,7 +92,9 @@ class VideoReader:
         try:
             return av.open(file)
         except PermissionError:
-            raise UnreadableSourceError(f"{self.source} may not be read", hint="check its permissions") from None
+            raise UnreadableSourceError(
+                f"{self.source} may not be read", hint="check its permissions"
+            ) from None
         except (av.FFmpegError, OSError, ValueError):
             raise UnreadableSourceError(
                 f"{self.source} is not a video or picture that can be read",
@@ -114,9 +118,13 @@ class VideoReader:
         except av.FFmpegError:
             raise self._damaged(count) from None
 
-    def _pass_on(self, packet: av.Packet) -> None:
-        if packet.size and packet.dts is not None:
-            self._early.append(packet) if self.on_packet is None else self.on_packet(packet)
+    def _pass_on(self, packet: Packet) -> None:
+        if not packet.size or packet.dts is None:
+            return
+        if self.on_packet is None:
+            self._early.append(packet)
+        else:
+            self.on_packet(packet)
 
     def _damaged(self, count: int) -> UnreadableSourceError:
         return UnreadableSourceError(
@@ -170,11 +178,6 @@ class VideoReader:
         if pts is None:
             return last + step
         return pts if pts > last else last + 1
-
-    @property
-    def _early(self) -> list[av.Packet]:
-        """Audio packets met before anybody listened: those before the first frame."""
-        return self.__dict__.setdefault("early_packets", [])
 
     def listen(self, on_packet: OnPacket) -> None:
         """Send audio packets to `on_packet`, the ones already met first."""

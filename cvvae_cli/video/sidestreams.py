@@ -46,7 +46,7 @@ class SideWriter:
                 hint="pass --no-audio",
             ) from None
 
-    def add(self, packet: av.Packet) -> None:
+    def add(self, packet: Any) -> None:
         packet.stream = self.stream
         self.container.mux(packet)
 
@@ -93,7 +93,7 @@ class SideReader:
         self._packets = (p for p in self.container.demux(self.stream) if p.size)
         self._next = next(self._packets, None)
 
-    def until(self, seconds: Fraction | None) -> Iterator[av.Packet]:
+    def until(self, seconds: Fraction | None) -> Iterator[Any]:
         """Packets that start before `seconds`; all that are left for None."""
         while self._next is not None:
             packet = self._next

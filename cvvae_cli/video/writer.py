@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -51,7 +52,9 @@ def require_known_output(output: Path, num_frames: int) -> None:
             )
     elif suffix not in CONTAINERS:
         known = ", ".join([*CONTAINERS, *PICTURES])
-        raise OutputNotWritableError(f"cannot write {suffix or 'a name without suffix'!r}", hint=f"use {known}")
+        raise OutputNotWritableError(
+            f"cannot write {suffix or 'a name without suffix'!r}", hint=f"use {known}"
+        )
 
 
 class VideoWriter:
@@ -66,19 +69,20 @@ class VideoWriter:
         format_name = CONTAINERS[output.suffix.lower()]
         codec = options.codec or DEFAULT_CODECS.get(format_name, "libx264")
         pix_fmt = options.pix_fmt or LOSSLESS.get(codec) or self._subsampled(info)
-        self._from_rgb = FromRgb(pix_fmt, info.color, info.height) if known_pix_fmt(pix_fmt) else None
-        if self._from_rgb is None:
-            raise ConfigError(f"no pixel format is called {pix_fmt!r}", hint="for example yuv420p or yuv444p")
+        require_pix_fmt(pix_fmt)
+        self._from_rgb = FromRgb(pix_fmt, info.color, info.height)
+        encoder_options = codec_options(codec, options.crf)
         self.container = av.open(str(part), "w", format=format_name)
         try:
-            self.stream = self._add_video(codec, codec_options(codec, options.crf))
+            self.stream = self._add_video(codec, encoder_options)
             self.audio = self.container.add_stream_from_template(side.stream) if side else None
             self.container.start_encoding()
         except (av.FFmpegError, ValueError) as error:
             self._give_up()
+            sound = side.stream.codec_context.name if side else "no"
             raise OutputNotWritableError(
-                f"{output.suffix} with codec {codec}, pixel format {pix_fmt} and "
-                f"{side.stream.codec_context.name if side else 'no'} audio cannot be written ({reason(error)})",
+                f"{output.suffix} with codec {codec}, pixel format {pix_fmt} and {sound} audio "
+                f"cannot be written ({reason(error)})",
                 hint="try .mkv, another --codec or --pix-fmt, or --no-audio",
             ) from None
 
@@ -88,9 +92,8 @@ class VideoWriter:
         return "yuv420p" if info.width % 2 == info.height % 2 == 0 else "yuv444p"
 
     def _add_video(self, codec: str, options: dict[str, str]) -> Any:
-        stream = self.container.add_stream(codec, rate=self.info.frame_rate, options=options)
+        stream: Any = self.container.add_stream(codec, rate=self.info.frame_rate, options=options)
         stream.width, stream.height = self.info.width, self.info.height
-        assert self._from_rgb is not None
         stream.pix_fmt = self._from_rgb.pix_fmt
         tags, context = self._from_rgb.tags, stream.codec_context
         context.time_base = stream.time_base = self.info.time_base
@@ -100,7 +103,6 @@ class VideoWriter:
 
     def write(self, batch: FrameBatch) -> None:
         """Encode frames, then the audio up to the last of them."""
-        assert self._from_rgb is not None
         for rgb, pts in zip(batch.rgb, batch.pts, strict=True):
             frame = self._from_rgb(rgb)
             frame.pts, frame.time_base = int(pts), self.info.time_base
@@ -113,10 +115,8 @@ class VideoWriter:
             self.container.mux(packet)
 
     def _give_up(self) -> None:
-        try:
+        with suppress(av.FFmpegError, ValueError):  # the first error is the one to report
             self.container.close()
-        except (av.FFmpegError, ValueError):
-            pass  # the first error is the one to report
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -130,18 +130,22 @@ class VideoWriter:
         self.container.close()
 
 
-def known_pix_fmt(name: str) -> bool:
+def require_pix_fmt(name: str) -> None:
+    """Raise ConfigError for a pixel format that FFmpeg does not know."""
     try:
         av.VideoFormat(name)
     except ValueError:
-        return False
-    return True
+        raise ConfigError(
+            f"no pixel format is called {name!r}", hint="for example yuv420p or yuv444p"
+        ) from None
 
 
 def codec_options(codec: str, crf: int | None) -> dict[str, str]:
     """Options of an encoder. Raises ConfigError for a quality it does not take."""
     if crf is not None and codec not in CRF_CODECS:
-        raise ConfigError(f"--crf means nothing to {codec}", hint=f"it works with {', '.join(sorted(CRF_CODECS))}")
+        raise ConfigError(
+            f"--crf means nothing to {codec}", hint=f"it works with {', '.join(sorted(CRF_CODECS))}"
+        )
     options = {"crf": str(DEFAULT_CRF if crf is None else crf)} if codec in CRF_CODECS else {}
     if codec in PRESETS:
         options["preset"] = PRESETS[codec]
@@ -157,7 +161,7 @@ def reason(error: Exception) -> str:
 def write_picture(part: Path, output: Path, info: VideoInfo, batches: Iterator[FrameBatch]) -> None:
     """Write the only frame as a PNG or JPEG file."""
     codec, pix_fmt = PICTURES[output.suffix.lower()]
-    context = av.CodecContext.create(codec, "w")
+    context: Any = av.CodecContext.create(codec, "w")
     context.width, context.height, context.pix_fmt = info.width, info.height, pix_fmt
     context.time_base = Fraction(1, 25)
     batch = next(batches)

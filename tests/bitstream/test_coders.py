@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import GOLDEN, moving_picture
+
+from cvvae_cli.bitstream.chunk import ChunkCoder
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS, ContextTables, by_table, round_mean
+from cvvae_cli.bitstream.quantize import MAX_SYMBOL, Quantizer
+from cvvae_cli.errors import CorruptFileError, WeightsError
+
+
+@pytest.fixture(scope="module")
+def tables():
+    from safetensors.numpy import load_file
+
+    return ContextTables.from_tensors(load_file(GOLDEN / "tiny-1.safetensors"))
+
+
+@pytest.fixture(params=ENTROPY_CODERS, scope="module")
+def coder(request, tables):
+    return ENTROPY_CODERS[request.param](tables)
+
+
+def random_symbols(seed, t, h, w, spread):
+    rng = np.random.default_rng(seed)
+    return np.rint(rng.laplace(0, spread, (t, 4, h, w))).clip(-MAX_SYMBOL, MAX_SYMBOL).astype(np.int32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 5),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.sampled_from([0.0, 0.3, 3.0, 60.0, 20_000.0]),
+)
+def test_all_symbols_of_all_sizes_survive(tables, seed, t, h, w, spread):
+    coder = ENTROPY_CODERS["context-1"](tables)
+    symbols = random_symbols(seed, t, h, w, spread)
+    past = tuple(random_symbols(seed + 1, 2, h, w, spread)) if seed % 2 else None
+    data = coder.encode(symbols, past)
+    assert np.array_equal(coder.decode(data, symbols.shape, past), symbols)
+
+
+def test_the_past_is_used_and_forgotten_on_the_grid(coder):
+    symbols = random_symbols(0, 4, 8, 8, 5.0)
+    writer, reader = ChunkCoder(coder, 8), ChunkCoder(coder, 8)
+    chunks = [writer.encode(first, symbols) for first in (0, 4, 8)]
+    assert len(chunks[1]) < len(chunks[0])  # the second time the same is cheaper
+    assert chunks[2] == chunks[0]  # a fresh start
+    for first, data in zip((0, 4, 8), chunks, strict=True):
+        assert np.array_equal(reader.decode(first, data, symbols.shape), symbols)
+    late = ChunkCoder(coder, 8)
+    assert np.array_equal(late.decode(8, chunks[2], symbols.shape), symbols)
+
+
+def test_damaged_symbols_never_crash(coder):
+    data = coder.encode(random_symbols(0, 2, 6, 6, 3.0), None)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        try:
+            symbols = coder.decode(bytes(damaged), (2, 4, 6, 6), None)
+        except CorruptFileError:
+            continue
+        assert np.abs(symbols).max() <= MAX_SYMBOL
+    for wrong in (b"", data[:-1], b"\0" * 4):
+        with pytest.raises(CorruptFileError):
+            coder.decode(wrong, (2, 4, 6, 6), None)
+
+
+def test_an_easy_picture_costs_less_than_its_entropy_per_channel(coder, tiny):
+    """Context pays: fewer bits than the best fixed table of each channel could give."""
+    import torch
+
+    from cvvae_cli.models.registry import Weights
+
+    weights = Weights(tiny)
+    video = torch.from_numpy(moving_picture(17, 64, 64, seed=77)).permute(3, 0, 1, 2)[None]
+    latents = weights.build().encode(video.contiguous().float() / 127.5 - 1)[0].numpy()
+    symbols = Quantizer(weights.gain()).quantize(latents)
+    bits = 8 * len(coder.encode(symbols, None))
+    entropy = 0.0
+    for channel in range(symbols.shape[1]):
+        _, counts = np.unique(symbols[:, channel], return_counts=True)
+        entropy -= (counts * np.log2(counts / counts.sum())).sum()
+    assert bits < 0.9 * entropy
+
+
+def test_rounding_of_the_mean_is_that_of_the_specification():
+    mean = np.array([0, 2047, 2048, -2048, -2049, 4096 * 5 + 1400, 4096 * 5 - 1400])
+    predicted, signs, phase = round_mean(mean)
+    assert predicted.tolist() == [0, 0, 1, 0, -1, 5, 5]
+    assert signs.tolist() == [1, 1, -1, -1, 1, 1, -1]
+    assert phase.tolist() == [0, 2, 2, 2, 2, 2, 2]
+
+
+def test_tables_are_taken_in_ascending_order_and_positions_in_row_order():
+    groups = [(t, p.tolist()) for t, p in by_table(np.array([[5, 2], [5, 0]]))]
+    assert groups == [(0, [3]), (2, [1]), (5, [0, 2])]
+
+
+def test_tables_that_are_unfit_are_refused(tables):
+    tensors = tables.to_tensors()
+    with pytest.raises(WeightsError):
+        ContextTables.from_tensors({k: v for k, v in tensors.items() if k != "coder.thresholds"})
+    with pytest.raises(WeightsError):
+        ContextTables.from_tensors(tensors | {"coder.frequencies": tables.frequencies + 1})
+    with pytest.raises(WeightsError):
+        ContextTables.from_tensors(tensors | {"coder.frequencies": tables.frequencies[1:]})
+
+
+def test_quantised_latents_come_back_within_half_a_step():
+    rng = np.random.default_rng(0)
+    gain = np.array([0.5, 1, 7, 100], np.float32)
+    latents = rng.normal(0, 10, (4, 3, 5, 6)).astype(np.float32)
+    quantizer = Quantizer(gain)
+    symbols = quantizer.quantize(latents)
+    assert symbols.shape == (3, 4, 5, 6)
+    error = np.abs(quantizer.dequantize(symbols) - latents)
+    assert (error <= 0.5 / gain[:, None, None, None] * 1.0001).all()
+    assert quantizer.quantize(np.full((4, 1, 1, 1), 1e9, np.float32)).max() == MAX_SYMBOL

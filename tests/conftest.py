@@ -1,0 +1,84 @@
+"""Fixtures: clips made on the spot, the tiny model, and the command as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny import GOLDEN, moving_picture, tiny_spec
+
+from cvvae_cli.engine.device import Placement
+from cvvae_cli.engine.stream import Engine, EngineOptions
+from cvvae_cli.models import registry
+from cvvae_cli.models.registry import Weights
+from cvvae_cli.types import FrameBatch, VideoInfo
+from cvvae_cli.video.writer import OutputOptions, VideoWriter
+
+CPU = Placement(torch.device("cpu"), torch.float32)
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if os.environ.get("CVVAE_REQUIRE_GPU") == "1":
+            pytest.fail("CVVAE_REQUIRE_GPU=1, but there is no GPU")
+        pytest.skip("needs a GPU")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> registry.ModelSpec:
+    """The tiny model, registered as `tiny-1`."""
+    spec = tiny_spec()
+    monkeypatch.setitem(registry.MODELS, spec.name, spec)
+    monkeypatch.setattr(registry, "WEIGHTS_FOLDERS", (*registry.WEIGHTS_FOLDERS, GOLDEN))
+    return spec
+
+
+@pytest.fixture
+def engine(tiny: registry.ModelSpec) -> Engine:
+    return Engine(tiny, Weights(tiny).build, CPU, EngineOptions())
+
+
+@pytest.fixture
+def cvvae(tmp_path: Path) -> Run:
+    """Run the command in an empty folder; stdout and stderr apart, no terminal."""
+
+    def run(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cvvae_cli", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, input=stdin, timeout=300)
+        return subprocess.CompletedProcess(
+            command, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
+
+    return run
+
+
+@pytest.fixture
+def lossless(tmp_path: Path) -> Callable[..., Path]:
+    """Write RGB frames to a lossless file, exactly."""
+
+    def write(rgb: np.ndarray, name: str = "source.mkv", pts: np.ndarray | None = None) -> Path:
+        path = tmp_path / name
+        info = VideoInfo(rgb.shape[2], rgb.shape[1], Fraction(25), Fraction(1, 1000), len(rgb))
+        times = np.arange(len(rgb), dtype=np.int64) * 40 if pts is None else pts
+        with VideoWriter(path, path, info, OutputOptions(codec="ffv1"), None) as video:
+            video.write(FrameBatch(rgb, times))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def clip(lossless: Callable[..., Path]) -> Path:
+    """A lossless clip of 9 frames of 64x48."""
+    return lossless(moving_picture(9, 64, 48))

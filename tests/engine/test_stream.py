@@ -1,0 +1,153 @@
+"""The same numbers on every path: whole, in pieces, in tiles, from the middle."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CPU
+from tiny import batches_of, moving_picture, random_network
+
+from cvvae_cli.engine.device import Placement
+from cvvae_cli.engine.stream import Engine, EngineOptions
+from cvvae_cli.errors import NonFiniteError
+from cvvae_cli.models.registry import Weights
+
+CLIP = moving_picture(45, 72, 56)
+
+
+def encode(engine, rgb, first_latent=0, batch=8):
+    chunks = list(engine.encode_stream(batches_of(rgb, batch), first_latent))
+    return chunks, np.concatenate([c.latents for c in chunks], axis=1)
+
+
+def decode(engine, chunks, width=72, height=56):
+    return np.concatenate([b.rgb for b in engine.decode_stream(chunks, width, height)])
+
+
+def relative(a, b):
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+def whole_latents(engine, rgb):
+    video = torch.from_numpy(rgb).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    return engine.network.encode(video.contiguous())[0].numpy()
+
+
+@pytest.mark.parametrize("piece", [1, 3, 16])
+def test_pieces_of_any_length_equal_the_whole_clip(tiny, piece):
+    engine = Engine(replace(tiny, chunk_latents=piece), Weights(tiny).build, CPU)
+    chunks, latents = encode(engine, CLIP)
+    whole = whole_latents(engine, CLIP)
+    assert latents.shape == whole.shape
+    assert relative(latents, whole) < 1e-5
+    video = engine.network.decode(torch.from_numpy(whole)[None])[0].permute(1, 2, 3, 0).numpy()
+    expected = np.clip(np.rint((video + 1) * 127.5), 0, 255)
+    assert np.abs(decode(engine, chunks) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("tile", [8, 16, 24, 40])
+def test_tiles_with_halo_equal_the_whole_picture(tiny, tile):
+    whole = Engine(tiny, Weights(tiny).build, CPU)
+    tiled = Engine(tiny, Weights(tiny).build, CPU, EngineOptions(tile_pixels=tile))
+    (chunks, a), (_, b) = encode(whole, CLIP), encode(tiled, CLIP)
+    assert relative(b, a) < 1e-5
+    difference = np.abs(decode(tiled, chunks).astype(int) - decode(whole, chunks))
+    assert difference.max() <= 1
+    assert difference.mean() < 1e-3
+
+
+def test_two_runs_are_bit_identical(engine):
+    (chunks, a), (_, b) = encode(engine, CLIP), encode(engine, CLIP, batch=3)
+    assert np.array_equal(a, b)
+    assert np.array_equal(decode(engine, chunks), decode(engine, chunks))
+
+
+def test_a_start_in_the_middle_is_bit_identical_after_the_context(engine, tiny):
+    chunks, latents = encode(engine, CLIP)
+    start = 4  # a point of the grid; its first frame is 13
+    _, late = encode(engine, CLIP[13:], first_latent=start)
+    context = tiny.encode_context
+    assert np.array_equal(late[:, context:], latents[:, start + context :])
+    assert not np.array_equal(late[:, :context], latents[:, start : start + context])
+    frames, from_middle = decode(engine, chunks), decode(engine, chunks[1:])
+    skipped = tiny.geometry.frames * tiny.decode_context
+    assert np.array_equal(from_middle[skipped:], frames[13 + skipped :])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 13, 14, 17])
+@pytest.mark.parametrize("size", [(16, 16), (17, 23), (64, 40)])
+def test_every_number_of_frames_and_every_size_comes_back(engine, frames, size):
+    rgb = moving_picture(frames, *size)
+    chunks, latents = encode(engine, rgb)
+    assert latents.shape[1] == 1 + -(-(frames - 1) // 4)
+    assert decode(engine, chunks, *size).shape == rgb.shape
+    assert [c.frames.stop for c in chunks][-1] == frames
+
+
+def test_timestamps_travel_with_their_frames(engine):
+    pts = np.cumsum(np.random.default_rng(0).integers(1, 100, 45))
+    batches = [replace(b, pts=pts[i * 8 : i * 8 + len(b)]) for i, b in enumerate(batches_of(CLIP))]
+    chunks = list(engine.encode_stream(batches))
+    back = np.concatenate([b.pts for b in engine.decode_stream(chunks, 72, 56)])
+    assert np.array_equal(back, pts)
+
+
+class Overflowing(torch.nn.Module):
+    """Gives infinity in every number type but fp32."""
+
+    def __init__(self, network, always=False):
+        super().__init__()
+        self.network = network
+        self.always = always
+
+    def encode_groups(self, groups, memory=None):
+        y = self.network.encode_groups(groups, memory)
+        return y / 0 if self.always or y.dtype != torch.float32 else y
+
+
+def test_a_chunk_that_is_not_finite_is_computed_again_in_fp32(tiny):
+    engine = Engine(
+        tiny, lambda: Overflowing(random_network()), Placement(torch.device("cpu"), torch.bfloat16)
+    )
+    exact = Engine(tiny, random_network, CPU)
+    _, latents = encode(engine, CLIP)
+    assert engine.fell_back
+    assert relative(latents, encode(exact, CLIP)[1]) < 0.02
+
+
+def test_what_stays_infinite_in_fp32_is_an_error(tiny):
+    engine = Engine(tiny, lambda: Overflowing(random_network(), always=True), CPU)
+    with pytest.raises(NonFiniteError, match="frames 0 to 12"):
+        encode(engine, CLIP)
+
+
+def test_bf16_is_close_to_fp32(tiny):
+    rough = Engine(tiny, random_network, Placement(torch.device("cpu"), torch.bfloat16))
+    exact = Engine(tiny, random_network, CPU)
+    assert relative(encode(rough, CLIP)[1], encode(exact, CLIP)[1]) < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_gpu_gives_the_latents_of_the_cpu(tiny, dtype):
+    gpu = Engine(tiny, random_network, Placement(torch.device("cuda"), dtype))
+    limit = 1e-3 if dtype == torch.float32 else 0.03
+    assert relative(encode(gpu, CLIP)[1], encode(Engine(tiny, random_network, CPU), CLIP)[1]) < limit
+
+
+def test_memory_does_not_grow_with_the_length(engine):
+    """Peak of what numpy allocates, for a stream of 60 and of 600 frames that nobody keeps."""
+    import tracemalloc
+
+    def peak(frames):
+        source = (b for _ in range(frames // 40) for b in batches_of(CLIP[:40]))
+        tracemalloc.start()
+        for batch in engine.decode_stream(engine.encode_stream(source), 72, 56):
+            del batch
+        result = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return result
+
+    peak(40)
+    assert peak(600) <= 1.1 * peak(80)

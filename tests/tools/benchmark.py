@@ -1,0 +1,124 @@
+"""`make benchmark`: the network against this machine's own convolution rate, in the same run.
+
+`--memory` (make benchmark-memory): peak memory of encoding and decoding 300 and 3000 frames of 640x360.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from make_clip import make_clip
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from cvvae_cli.engine.device import choose_placement
+from cvvae_cli.models.registry import Weights, find_model
+
+WIDTH, HEIGHT = 848, 480
+REPEATS = 5
+
+
+def rate_of(run: Callable[[], object], flop: float) -> float:
+    """FLOP per second: the median of several runs."""
+    run()
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return flop / sorted(seconds)[REPEATS // 2]
+
+
+def convolution_rate(channels: int, dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP per second of a 3x3x3 convolution as the network has it, channels last."""
+    layout = torch.channels_last_3d
+    convolution = torch.nn.Conv3d(channels, channels, 3, padding=(0, 1, 1)).to(
+        device, dtype, memory_format=layout
+    )
+    x = torch.randn(1, channels, 6, HEIGHT // 8, WIDTH // 8).to(device, dtype, memory_format=layout)
+    flop = 2 * channels**2 * 27 * 4 * (HEIGHT // 8) * (WIDTH // 8)
+    return rate_of(lambda: synchronized(convolution(x)), flop)
+
+
+def synchronized(x: torch.Tensor) -> torch.Tensor:
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return x
+
+
+@torch.inference_mode()
+def network() -> None:
+    placement = choose_placement()
+    spec = find_model("compact")
+    model = Weights(spec).build().to(placement.device, placement.dtype)
+    frames = spec.chunk_latents * spec.geometry.frames
+    pixels = frames * WIDTH * HEIGHT
+    video = (
+        torch.rand(1, frames, HEIGHT, WIDTH, 3).permute(0, 4, 1, 2, 3).to(placement.device, placement.dtype)
+    )
+    latents = model.encode_groups(video)
+    channels = model.config.coarse_channels
+    rates = {
+        name: convolution_rate(channels, dtype, placement.device)
+        for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+    }
+    best = max(rates.values())
+    console = Console()
+    console.print(
+        f"{spec.name} on {placement.device} ({platform.processor() or platform.machine()}, "
+        f"{torch.get_num_threads()} threads), {placement.dtype_name}, {frames} frames of {WIDTH}x{HEIGHT}; "
+        f"3x3x3 convolutions of {channels} channels: "
+        + ", ".join(f"{name} {rate / 1e12:.3f} TFLOP/s" for name, rate in rates.items())
+    )
+    table = Table()
+    for column in ("", "FLOP per pixel", "TFLOP/s", "of bf16 convolution", "of the faster", "Mpixel/s"):
+        table.add_column(column, justify="right")
+    for name, run in (
+        ("encode", lambda: synchronized(model.encode_groups(video, {}))),
+        ("decode", lambda: synchronized(model.decode_groups(latents, {}))),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        flop = counter.get_total_flops()
+        rate = rate_of(run, flop)
+        shares = (f"{rate / rates['bf16']:.0%}", f"{rate / best:.0%}")
+        speed = rate / flop * pixels / 1e6
+        table.add_row(name, f"{flop / pixels:,.0f}", f"{rate / 1e12:.3f}", *shares, f"{speed:.2f}")
+    console.print(table)
+
+
+def memory() -> None:
+    """Run the commands as a user would; each process reports its own peak."""
+    peaks: dict[str, list[int]] = {"encode": [], "decode": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for frames in (300, 3000):
+            clip, cvl, back = (
+                folder / f"{frames}.mp4",
+                folder / f"{frames}.cvl",
+                folder / f"{frames}-back.mp4",
+            )
+            make_clip(clip, frames)
+            for command, source, output in (("encode", clip, cvl), ("decode", cvl, back)):
+                line = [sys.executable, "-m", "cvvae_cli", command, str(source), str(output), "--json"]
+                report = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)
+                peaks[command].append(report["peak_memory_bytes"])
+                print(f"{command} {frames} frames: {report['peak_memory_bytes'] / 1e6:.0f} MB", flush=True)
+    for command, (short, long) in peaks.items():
+        print(f"{command}: 3000 frames need {long / short:.3f} times the memory of 300")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--memory", action="store_true")
+    memory() if parser.parse_args().memory else network()

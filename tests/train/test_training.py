@@ -1,0 +1,197 @@
+"""Short runs on data made on the spot."""
+
+import json
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from tiny import moving_picture
+
+from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
+from cvvae_cli.errors import ConfigError
+from cvvae_cli.train.config import (
+    DataSection,
+    ModelSection,
+    ObjectiveSection,
+    ScheduleSection,
+    Stage,
+    TrainConfig,
+    config_from_dict,
+    load_config,
+)
+from cvvae_cli.train.data import ClipSampler, MemoryCache, find_sources
+from cvvae_cli.train.export import export
+from cvvae_cli.train.loop import learning_rate_factor, stage_at, train
+from cvvae_cli.train.losses import logistic_bits, rate_distortion, round_through
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data(tmp_path, lossless):
+    """A video, a frame folder and two photos."""
+    folder = tmp_path / "data"
+    (folder / "frames").mkdir(parents=True)
+    lossless(moving_picture(24, 96, 80), "data/clip.mkv")
+    for number, picture in enumerate(moving_picture(12, 80, 72, seed=1)):
+        av.VideoFrame.from_ndarray(picture, format="rgb24").save(folder / "frames" / f"{number:05}.png")
+    for name in ("one", "two"):
+        picture = moving_picture(1, 120, 100, seed=len(name))[0]
+        av.VideoFrame.from_ndarray(picture, format="rgb24").save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def config(data):
+    return TrainConfig(
+        name="test",
+        model=ModelSection(4, 8, 8, (1, 1), (1, 1)),
+        data=DataSection(folders=(str(data),), holdout=str(data), cache_gib=0.1),
+        schedule=ScheduleSection(
+            steps=12, warmup_steps=2, stages=(Stage(0.5, 2, 9, 32), Stage(1.0, 1, 13, 32))
+        ),
+        objective=ObjectiveSection(lambda_mse=0.01),
+    )
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run.coder.parameters()])
+
+
+def test_training_lowers_the_loss_and_logs_it(config, tmp_path):
+    schedule = replace(config.schedule, steps=60, learning_rate=2e-3)
+    train(replace(config, schedule=schedule), tmp_path / "run", CPU, on_log=lambda _: None, log_every=20)
+    log = [line for line in lines(tmp_path / "run") if "loss" in line]
+    assert [line["step"] for line in log] == [20, 40, 60]
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert {"psnr_db", "bits_per_pixel", "gradient_norm", "learning_rate", "seconds"} <= set(log[0])
+    held_out = [line for line in lines(tmp_path / "run") if "holdout" in line]
+    assert [line["step"] for line in held_out] == [0, 60]
+    assert set(held_out[0]["holdout"]) == {"clip.mkv", "frames"}
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(config, tmp_path):
+    whole = train(config, tmp_path / "whole", CPU, on_log=lambda _: None, save_every=6)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(line):
+        if line["step"] == 8:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(config, tmp_path / "parts", CPU, on_log=kill, log_every=1, save_every=6)
+    resumed = train(config, tmp_path / "parts", CPU, on_log=lambda _: None, save_every=6)
+    assert resumed.step == whole.step == 12
+    assert torch.allclose(weights(whole), weights(resumed), atol=1e-6)
+
+
+def test_the_exported_file_holds_all_that_a_codec_needs(config, tmp_path):
+    run = train(config, tmp_path / "run", CPU, on_log=lambda _: None)
+    export(run.average.autoencoder, config, tmp_path / "w.safetensors", clips=3)
+    arrays = load_file(tmp_path / "w.safetensors")
+    tables = ContextTables.from_tensors(arrays)
+    symbols = np.random.default_rng(0).integers(-300, 300, (2, 4, 5, 6)).astype(np.int32)
+    coder = ContextCoder(tables)
+    assert np.array_equal(coder.decode(coder.encode(symbols, None), symbols.shape, None), symbols)
+    assert arrays["quantizer.gain"].tolist() == [1] * 4
+    assert all(a.dtype == np.float16 for n, a in arrays.items() if n.startswith("network."))
+    assert str(tmp_path).encode() not in (tmp_path / "w.safetensors").read_bytes()  # no path of this machine
+
+
+def test_sources_are_told_apart_and_patterns_left_out(data):
+    sources = find_sources((str(data),))
+    assert [p.name for p in sources.videos] == ["clip.mkv", "frames"]
+    assert [p.name for p in sources.photos] == ["one.png", "two.png"]
+    assert [p.name for p in find_sources((str(data),), ("*one*",)).photos] == ["two.png"]
+    with pytest.raises(ConfigError):
+        find_sources((str(data / "nothing"),))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_samples_depend_on_seed_and_step_alone(data, share):
+    section = DataSection(folders=(str(data),), video_share=share, cut_share=0.5)
+    sources = find_sources(section.folders)
+    batch = ClipSampler(sources, section, 1).batch(5, 3, 9, 32)
+    assert batch.shape == (3, 3, 9, 32, 32)
+    assert -1 <= batch.min() < batch.max() <= 1
+    again = ClipSampler(sources, section, 1)
+    again.batch(4, 3, 9, 32)
+    assert torch.equal(again.batch(5, 3, 9, 32), batch)
+    assert not torch.equal(again.batch(6, 3, 9, 32), batch)
+
+
+def test_the_cache_stays_within_its_bound(tmp_path):
+    loads = []
+
+    def load(path):
+        loads.append(path)
+        return torch.zeros(100, dtype=torch.uint8)
+
+    cache = MemoryCache(load, 250)
+    for name in "abacab":
+        cache[tmp_path / name]
+        assert cache.bytes <= 250
+    assert [p.name for p in loads] == ["a", "b", "c", "b"]
+
+
+def test_a_recipe_that_ships_is_read_whole():
+    from cvvae_cli.cli.train import find_recipe
+
+    recipe = find_recipe("compact-1")
+    assert recipe.name == "compact-1"
+    assert config_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    with pytest.raises(ConfigError, match="no recipe"):
+        find_recipe("nonsense")
+
+
+def test_a_wrong_recipe_is_refused(tmp_path):
+    path = tmp_path / "recipe.toml"
+    for text in ("[model]\nnonsense = 1", "nonsense", "[schedule]\nstages = [{ until = 1, sise = 3 }]"):
+        path.write_text(text)
+        with pytest.raises(ConfigError):
+            load_config(path)
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
+    schedule = ScheduleSection(steps=100, warmup_steps=10, final_share=0.1)
+    factors = [learning_rate_factor(step, schedule) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[100] == pytest.approx(0.1)
+    assert stage_at(0, schedule).frames == 17
+    assert stage_at(100, schedule).frames == 33
+
+
+def test_bits_are_those_of_a_logistic_distribution():
+    mean, scale = torch.tensor([0.3]), torch.tensor([0.7])
+    values = torch.arange(-40, 41).float()
+    probability = 2 ** -logistic_bits(values, mean, scale).double()
+    assert probability.sum().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_rounding_passes_its_gradient_through():
+    x = torch.tensor([0.2, 1.7], requires_grad=True)
+    y = round_through(x)
+    y.sum().backward()
+    assert y.tolist() == [0, 2]
+    assert x.grad.tolist() == [1, 1]
+
+
+def test_the_first_frame_has_the_share_it_has_in_a_real_clip():
+    video = torch.zeros(1, 3, 9, 16, 16)
+    decoded, bits = video.clone(), torch.zeros(1, 2, 3, 2, 2)
+    decoded[:, :, 0] = 0.2  # an error of 0.1 where pixels are in [0, 1]
+    bits[:, :, 0] = 1
+    rate, mse = rate_distortion(video, decoded, bits, ObjectiveSection(clip_frames=100))
+    assert mse.item() == pytest.approx(0.01 / 100)
+    assert rate.item() == pytest.approx(8 / 256 / 100)  # eight bits on 256 pixels of one of 100 frames

@@ -1,0 +1,126 @@
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from tiny import moving_picture
+
+from cvvae_cli.errors import ConfigError, OutputNotWritableError
+from cvvae_cli.types import FrameBatch, VideoInfo
+from cvvae_cli.video.reader import open_source
+from cvvae_cli.video.sidestreams import SideReader, SideWriter
+from cvvae_cli.video.writer import OutputOptions, VideoWriter, require_known_output, write_picture
+
+
+def info_of(width=64, height=48):
+    return VideoInfo(width, height, Fraction(25), Fraction(1, 12800), 10)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        (".mp4", None),
+        (".mp4", "libx265"),
+        (".mkv", "libsvtav1"),
+        (".webm", None),
+        (".mkv", "ffv1"),
+        (".mov", None),
+    ],
+)
+def test_every_container_and_codec_keeps_frames_and_times(tmp_path, suffix, codec):
+    path = tmp_path / f"out{suffix}"
+    rgb, pts = moving_picture(10, 96, 64), np.arange(10) * 512
+    with VideoWriter(path, path, info_of(96, 64), OutputOptions(codec=codec), None) as video:
+        for start in range(0, 10, 4):
+            video.write(FrameBatch(rgb[start : start + 4], pts[start : start + 4]))
+    with open_source(path) as back:
+        batches = list(back)
+        times = np.concatenate([b.pts for b in batches]) * float(back.info.time_base)
+    assert np.abs(times - pts / 12800).max() < 0.0011
+    assert np.abs(np.concatenate([b.rgb for b in batches]).astype(int) - rgb).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((64, 48), "yuv420p"), ((63, 48), "yuv444p"), ((64, 47), "yuv444p")]
+)
+def test_odd_sizes_are_kept_by_4_4_4(tmp_path, size, expected):
+    path = tmp_path / "out.mp4"
+    with VideoWriter(path, path, info_of(*size), OutputOptions(), None) as video:
+        video.write(FrameBatch(moving_picture(3, *size), np.arange(3) * 512))
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.pix_fmt) == (*size, expected)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [(".webm", {"codec": "libx264"}), (".mp4", {"codec": "nonsense"}), (".mp4", {"codec": "ffv1"})],
+)
+def test_what_a_container_cannot_hold_is_refused_before_the_first_frame(tmp_path, suffix, options):
+    path = tmp_path / f"out{suffix}"
+    with pytest.raises(OutputNotWritableError) as caught:
+        VideoWriter(path, path, info_of(), OutputOptions(**options), None)
+    assert caught.value.hint
+
+
+def test_wrong_options_are_refused(tmp_path):
+    path = tmp_path / "out.mkv"
+    with pytest.raises(ConfigError, match="pixel format"):
+        VideoWriter(path, path, info_of(), OutputOptions(pix_fmt="nonsense"), None)
+    with pytest.raises(ConfigError, match="crf"):
+        VideoWriter(path, path, info_of(), OutputOptions(codec="ffv1", crf=3), None)
+    with pytest.raises(OutputNotWritableError):
+        require_known_output(Path("out.docx"), 3)
+    with pytest.raises(OutputNotWritableError, match="3 frames"):
+        require_known_output(Path("out.png"), 3)
+
+
+def test_one_frame_becomes_a_picture(tmp_path):
+    rgb = moving_picture(1, 33, 17)
+    batches = iter([FrameBatch(rgb, np.zeros(1, np.int64))])
+    write_picture(tmp_path / "x.part", Path("x.png"), info_of(33, 17), batches)
+    (tmp_path / "x.part").rename(tmp_path / "x.png")
+    with open_source(tmp_path / "x.png") as back:
+        assert np.array_equal(next(iter(back)).rgb, rgb)
+
+
+@pytest.mark.parametrize("codec", ["aac", "libopus", "flac", "pcm_s16le"])
+def test_audio_packets_come_through_byte_for_byte(tmp_path, codec):
+    source = tmp_path / "sound.mkv"
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream(codec, rate=48000, layout="stereo")
+        for number, picture in enumerate(moving_picture(25, 64, 48)):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            samples = np.random.default_rng(number).normal(0, 3000, (1, 1920 * 2)).astype(np.int16)
+            sound = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
+            sound.sample_rate, sound.pts = 48000, number * 1920
+            container.mux(audio.encode(sound))
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
+    parts = []
+    with open_source(source) as reader:
+        side = SideWriter(reader.audio)
+        reader.listen(side.add)
+        rgb = []
+        for batch in reader:
+            rgb.append(batch)
+            parts.append(side.take())
+        parts.append(side.finish())
+        info = reader.info
+    output = tmp_path / "out.mkv"
+    with VideoWriter(output, output, info, OutputOptions(), SideReader(iter(parts))) as video:
+        for batch in rgb:
+            video.write(batch)
+    before, after = audio_packets(source), audio_packets(output)
+    assert [p[1] for p in before] == [p[1] for p in after]
+    assert max(abs(a[0] - b[0]) for a, b in zip(before, after, strict=True)) <= 0.001
+    assert len(before) > 5
+
+
+def audio_packets(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.size]
