@@ -48,6 +48,7 @@ def options(
 
 def main() -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    console.show_notes()
     try:
         return int(app(standalone_mode=False) or DONE)
     except CvvaeError as error:

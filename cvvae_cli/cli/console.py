@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -42,9 +43,18 @@ def print_error(error: CvvaeError) -> None:
         err.print(error.hint, markup=False, soft_wrap=True)
 
 
-def warn(message: str) -> None:
-    err.print("[bold yellow]note:[/] ", end="")
-    err.print(message, markup=False, soft_wrap=True)
+class Notes(logging.Handler):
+    """Shows what the rooms log as notes on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print("[bold yellow]note:[/] ", end="")
+        err.print(record.getMessage(), markup=False, soft_wrap=True)
+
+
+def show_notes() -> None:
+    logger = logging.getLogger("cvvae")
+    logger.propagate = False
+    logger.handlers = [Notes()]
 
 
 def bytes_text(size: int | None) -> str:

@@ -51,10 +51,11 @@ def train(
 
     import torch
 
-    from cvvae_cli.engine.device import choose_device
+    from cvvae_cli.engine.device import choose_device, keep_freed_memory
     from cvvae_cli.train.export import export as write_weights
     from cvvae_cli.train.loop import train as run_training
 
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     finished = run_training(config, run, choose_device(device), on_log=show)

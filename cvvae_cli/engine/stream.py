@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvvae_cli.engine.device import Placement
+from cvvae_cli.engine.device import Placement, keep_freed_memory
 from cvvae_cli.engine.plan import pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
@@ -18,6 +19,7 @@ from cvvae_cli.models.layers import Memory
 from cvvae_cli.models.registry import ModelSpec
 from cvvae_cli.types import FrameBatch, LatentChunk
 
+logger = logging.getLogger("cvvae")
 LARGEST_WHOLE_PICTURE = 1920 * 1088  # pixels; above, the picture is tiled
 DEFAULT_TILE_PIXELS = 1024
 
@@ -50,6 +52,8 @@ class Engine:
         self.build = build
         self.placement = placement
         self.options = options or EngineOptions()
+        if placement.device.type == "cpu":
+            keep_freed_memory()
         self.network = self._place(placement.dtype)
         self.fell_back = False  # to fp32, after a chunk that was not finite
 
@@ -135,6 +139,7 @@ class Engine:
             old = self.network
             self.network = self._place(torch.float32)
             self.fell_back = True
+            logger.warning("frames from %d on are computed in fp32: NaN or infinity before", frames.start)
             runner.memories = [carry_over(memory, old, self.network) for memory in before]
             y = runner(x)
             if is_finite(y):

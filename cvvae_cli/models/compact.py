@@ -129,11 +129,11 @@ class Compact(StreamingAutoencoder):
 
     def encode_groups(self, groups: Tensor, memory: Memory | None = None) -> Tensor:
         linear = self.linear_encode(fold(groups, TIME, COARSE))
-        return linear + self.encoder(groups, memory)
+        return self.encoder(groups, memory).add_(linear)
 
     def decode_groups(self, latents: Tensor, memory: Memory | None = None) -> Tensor:
         linear = unfold(self.linear_decode(latents), TIME, COARSE)
-        return linear + self.decoder(latents, memory)
+        return self.decoder(latents, memory).add_(linear)
 
     @torch.no_grad()
     def start_from_principal_components(self, mean: Tensor, basis: Tensor, step: float) -> None:

@@ -23,12 +23,13 @@ def fold(video: Tensor, time: int, space: int) -> Tensor:
 
 
 def unfold(folded: Tensor, time: int, space: int) -> Tensor:
-    """Undo `fold`: (B, time*C*space*space, t, h, w) → (B, C, t*time, h*space, w*space)."""
+    """Undo `fold`: (B, time*C*space*space, t, h, w) → (B, C, t*time, h*space, w*space), channels last."""
     b, k, t, h, w = folded.shape
     c = k // (time * space * space)
     x = folded.permute(0, 2, 3, 4, 1).reshape(b, t, h, w, time, c, space, space)
-    x = x.permute(0, 5, 1, 4, 2, 6, 3, 7)
-    return x.reshape(b, c, t * time, h * space, w * space)
+    x = x.permute(0, 1, 4, 2, 6, 3, 7, 5)
+    x = x.reshape(b, t * time, h * space, w * space, c)
+    return x.permute(0, 4, 1, 2, 3)
 
 
 class ChannelLinear(nn.Linear):
@@ -81,7 +82,7 @@ class SpatialBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(functional.silu(x))
-        return x + self.conv2(functional.silu(y))
+        return self.conv2(functional.silu(y)).add_(x)
 
 
 class HalfCausalBlock(nn.Module):
@@ -94,7 +95,7 @@ class HalfCausalBlock(nn.Module):
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         y = self.conv1(functional.silu(x), memory)
-        return x + self.conv2(functional.silu(y))
+        return self.conv2(functional.silu(y)).add_(x)
 
 
 def zero_init(conv: SpatialConv) -> SpatialConv:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ DEFAULT_FOLDER_RATE = Fraction(24)
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
 Packet = Any  # av.Packet of an audio stream
+logger = logging.getLogger("cvvae")  # what a user should know; the command shows it on stderr
 OnPacket = Callable[[Packet], None]
 
 
@@ -86,6 +88,7 @@ class VideoReader:
             raise UnreadableSourceError(f"{source} holds no frame that can be decoded") from None
         self.info = self._describe(self._first)
         require_size(source, self.info.width, self.info.height)
+        note_losses(source, self._first)
 
     def _open(self) -> Any:
         file = sys.stdin.buffer if str(self.source) == "-" else str(self.source)
@@ -235,6 +238,15 @@ class FolderReader:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+def note_losses(source: Path, frame: Any) -> None:
+    """Say what of a source this version cannot keep."""
+    depth = max(component.bits for component in frame.format.components)
+    if depth > 8:
+        logger.warning("%s has %d bits per sample; it is read at 8", source, depth)
+    if frame.interlaced_frame:
+        logger.warning("%s is interlaced; its frames are kept as they are, both fields in one", source)
 
 
 def is_cover(stream: Any) -> bool:

@@ -1,5 +1,6 @@
 """The command as a process: what a user types, and what comes out where."""
 
+import io
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -14,6 +16,8 @@ import numpy as np
 import pytest
 from tiny import GOLDEN, moving_picture
 
+from cvvae_cli.container.reader import CvlReader
+from cvvae_cli.container.writer import CvlWriter
 from cvvae_cli.video.reader import open_source
 
 ENCODE_KEYS = [
@@ -118,6 +122,34 @@ def test_a_pipe_gives_the_symbols_of_the_file(cvvae, clip, tmp_path):
     assert cvvae("decode", "pipe.cvl", "b.mkv", "--codec", "ffv1").returncode == 0
     with open_source(tmp_path / "a.mkv") as a, open_source(tmp_path / "b.mkv") as b:
         assert np.array_equal(next(iter(a)).rgb, next(iter(b)).rgb)
+
+
+def test_what_cannot_be_kept_is_said(cvvae, tmp_path):
+    with av.open(str(tmp_path / "deep.mkv"), "w") as container:
+        video = container.add_stream("libx265", rate=25, options={"x265-params": "log-level=none"})
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p10le"
+        for picture in moving_picture(3, 64, 48):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+    done = cvvae("encode", "deep.mkv", "out.cvl", "--json")
+    assert done.returncode == 0
+    assert done.stderr == "note: deep.mkv has 10 bits per sample; it is read at 8\n"
+    assert json.loads(done.stdout)["frames"] == 3
+
+
+def test_other_weights_are_refused(cvvae, clip, tmp_path):
+    assert cvvae("encode", clip, "out.cvl").returncode == 0
+    data = (tmp_path / "out.cvl").read_bytes()
+    with CvlReader(io.BytesIO(data)) as cvl:
+        header = replace(cvl.header, weights="0" * 64)
+        with (tmp_path / "other.cvl").open("wb") as file, CvlWriter(file, header) as other:
+            for number in range(len(cvl.index)):
+                chunk = cvl.read_chunk(number)
+                other.write_chunk(len(chunk.latents), chunk.pts, chunk.symbols)
+    assert cvvae("verify", "other.cvl").returncode == 0
+    done = cvvae("decode", "other.cvl", "back.mp4")
+    assert_refused(done)
+    assert "other weights of compact-1" in done.stderr
 
 
 def test_sound_comes_through_and_can_be_left_out(cvvae, tmp_path):

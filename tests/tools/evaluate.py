@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from figures import markdown, replace_figures
 
 from cvvae_cli import codec
 from cvvae_cli.bitstream.chunk import ChunkCoder
@@ -179,25 +179,48 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for clip in read_clips(arguments.data / "eval" / "video"):
-            row: dict[str, object] = {"clip": clip.name, "frames": len(clip.rgb)}
+            row: dict[str, Any] = {"clip": clip.name, "frames": len(clip.rgb)}
             row |= product(clip, folder, arguments.model)
             if components:
                 row["pca_psnr_db"] = psnr_at(components.curve(clip), row["bits_per_pixel"])
                 row["x264_bits_per_pixel"] = rate_at(x264_curve(clip, folder), row["psnr_db"])
             print(json.dumps(row), flush=True)
             rows.append(row)
-    show(rows)
+    spec = find_model(arguments.model)
+    text = show(rows, spec.name)
+    print(text)
+    if peers:
+        replace_figures("weights/README.md", spec.name, text)
 
 
-def show(rows: list[dict[str, object]]) -> None:
-    columns = [key for key in rows[0] if key != "clip"]
-    table = Table(title="model card: DATA/eval/video at 848x480")
-    for key in ("clip", *columns):
-        table.add_column(key)
-    mean = {"clip": "mean", **{key: float(np.mean([row[key] for row in rows])) for key in columns}}
-    for row in (*rows, mean):
-        table.add_row(str(row["clip"])[:22], *(f"{row[key]:.4g}" for key in columns))
-    Console(width=160).print(table)
+COLUMNS = {
+    "frames": ("frames", "d"),
+    "psnr_db": ("PSNR, dB", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "bits_per_pixel": ("bits per pixel", ".4f"),
+    "pca_psnr_db": ("principal components at equal bits, dB", ".2f"),
+    "x264_bits_per_pixel": ("x264 medium at equal PSNR, bits per pixel", ".4f"),
+}
+
+
+def show(rows: list[dict[str, Any]], model: str) -> str:
+    """The table of the model card."""
+    columns = {key: shown for key, shown in COLUMNS.items() if key in rows[0]}
+    mean: dict[str, Any] = {"clip": "**mean**", "frames": sum(row["frames"] for row in rows)}
+    mean |= {key: float(np.mean([row[key] for row in rows])) for key in columns if key != "frames"}
+    body = [
+        [str(row["clip"]), *(format(row[key], code) for key, (_, code) in columns.items())]
+        for row in (*rows, mean)
+    ]
+    table = markdown([model, *(name for name, _ in columns.values())], body)
+    if "pca_psnr_db" not in columns:
+        return table
+    gain = mean["psnr_db"] - mean["pca_psnr_db"]
+    ratio = float(np.exp(np.mean([np.log(r["bits_per_pixel"] / r["x264_bits_per_pixel"]) for r in rows])))
+    return (
+        f"{table}\n\nOn average {gain:+.2f} dB against untrained principal components at equal bits, and "
+        f"{ratio:.1f} times the bits of x264 medium at equal PSNR (geometric mean)."
+    )
 
 
 if __name__ == "__main__":
