@@ -348,16 +348,12 @@ def info_of(cvl: CvlReader) -> VideoInfo:
 
 def open_side(source: Path) -> SideReader | None:
     """The side streams of a file, read beside its chunks; None if there are none."""
-    parts = CvlReader(source.open("rb")).side_data()
-    first = next(parts, None)
-    if first is None:
-        return None
 
-    def all_parts() -> Iterator[bytes]:
-        yield first
-        yield from parts
+    def parts() -> Iterator[bytes]:
+        with open_cvl(source) as cvl:
+            yield from cvl.side_data()
 
-    return SideReader(all_parts())
+    return SideReader(parts()) if next(parts(), None) is not None else None
 
 
 def as_json(report: EncodeReport | DecodeReport) -> dict[str, object]:

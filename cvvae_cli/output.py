@@ -43,7 +43,7 @@ def replace_on_success(output: Path, *, force: bool = False) -> Iterator[Path]:
     """Give the path of a locked part file; it becomes `output` if the block ends without an error."""
     part = part_of(output)
     try:
-        lock = part.open("wb" if force else "xb")
+        lock = part.open("ab" if force else "xb")  # not "wb": another run may hold it
     except FileExistsError:
         raise OutputExistsError(
             f"{part} exists: another run writes it, or was interrupted", hint="pass --force to start over"

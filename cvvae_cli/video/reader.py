@@ -150,6 +150,8 @@ class VideoReader:
         )
 
     def __iter__(self) -> Iterator[FrameBatch]:
+        if self.on_packet is None:
+            self.listen(lambda packet: None)
         rgb, pts = [], []
         last: int | None = None
         for frame in self._all_frames():

@@ -35,8 +35,10 @@ class SideWriter:
 
     def __init__(self, stream: av.AudioStream) -> None:
         self.bytes = AppendedBytes()
-        # Not seekable, so nothing that was taken is ever changed; bitexact: no random identifiers
-        self.container = av.open(self.bytes, "w", format="matroska", options={"fflags": "+bitexact"})
+        # Not seekable, so nothing that was taken is ever changed; bitexact: no random identifiers;
+        # negative times (the priming of AAC) stay, or sound would come late
+        options = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
+        self.container = av.open(self.bytes, "w", format="matroska", options=options)
         try:
             self.stream = self.container.add_stream_from_template(stream)
             self.container.start_encoding()

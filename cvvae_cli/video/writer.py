@@ -72,7 +72,8 @@ class VideoWriter:
         require_pix_fmt(pix_fmt)
         self._from_rgb = FromRgb(pix_fmt, info.color, info.height)
         encoder_options = codec_options(codec, options.crf)
-        self.container = av.open(str(part), "w", format=format_name)
+        keep_times = {"avoid_negative_ts": "disabled"}  # or sound that starts early would shift the video
+        self.container = av.open(str(part), "w", format=format_name, options=keep_times)
         try:
             self.stream = self._add_video(codec, encoder_options)
             self.audio = self.container.add_stream_from_template(side.stream) if side else None

@@ -85,9 +85,19 @@ def test_one_frame_becomes_a_picture(tmp_path):
         assert np.array_equal(next(iter(back)).rgb, rgb)
 
 
-@pytest.mark.parametrize("codec", ["aac", "libopus", "flac", "pcm_s16le"])
-def test_audio_packets_come_through_byte_for_byte(tmp_path, codec):
-    source = tmp_path / "sound.mkv"
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [
+        ("aac", "mp4"),
+        ("aac", "mkv"),
+        ("libopus", "mkv"),
+        ("flac", "mkv"),
+        ("pcm_s16le", "mkv"),
+        ("aac", "mov"),
+    ],
+)
+def test_audio_packets_come_through_byte_for_byte_and_in_time(tmp_path, codec, suffix):
+    source = tmp_path / f"sound.{suffix}"
     with av.open(str(source), "w") as container:
         video = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
@@ -110,17 +120,20 @@ def test_audio_packets_come_through_byte_for_byte(tmp_path, codec):
             parts.append(side.take())
         parts.append(side.finish())
         info = reader.info
-    output = tmp_path / "out.mkv"
+    output = tmp_path / f"out.{suffix}"
     with VideoWriter(output, output, info, OutputOptions(), SideReader(iter(parts))) as video:
         for batch in rgb:
             video.write(batch)
-    before, after = audio_packets(source), audio_packets(output)
+    before, after = packets(source, "audio"), packets(output, "audio")
     assert [p[1] for p in before] == [p[1] for p in after]
-    assert max(abs(a[0] - b[0]) for a, b in zip(before, after, strict=True)) <= 0.001
+    assert max(abs(a[0] - b[0]) for a, b in zip(before, after, strict=True)) <= 0.0011
     assert len(before) > 5
+    times = [sorted(p[0] for p in packets(path, "video")) for path in (source, output)]
+    assert max(abs(a - b) for a, b in zip(*times, strict=True)) <= 0.0011
 
 
-def audio_packets(path):
+def packets(path, kind):
+    """Time in seconds and bytes of every packet."""
     with av.open(str(path)) as container:
-        stream = container.streams.audio[0]
+        stream = next(s for s in container.streams if s.type == kind)
         return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.size]
