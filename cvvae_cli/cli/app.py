@@ -55,7 +55,7 @@ def main() -> int:
         console.print_error(error)
         return FAILED
     except (KeyboardInterrupt, typer.Abort):
-        console.err.print("interrupted; nothing was written")
+        console.err.print("interrupted")
         return INTERRUPTED
     except MemoryError:
         console.print_error(CvvaeError("out of memory", hint="pass a smaller --tile"))

@@ -58,7 +58,11 @@ def train(
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
-    finished = run_training(config, run, choose_device(device), on_log=show)
+    try:
+        finished = run_training(config, run, choose_device(device), on_log=show)
+    except KeyboardInterrupt:
+        console.err.print(f"interrupted; the same command continues from the last checkpoint in {run}")
+        raise
     if export is not None:
         write_weights(finished.average.autoencoder, config, export)
         console.err.print(f"weights: {export}", markup=False)

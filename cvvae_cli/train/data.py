@@ -7,6 +7,7 @@ uninterrupted one would have seen. Decoded files stay in memory up to a bound; t
 from __future__ import annotations
 
 import fnmatch
+import logging
 import math
 import random
 from collections import OrderedDict
@@ -23,9 +24,11 @@ from torch.nn import functional
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.train.config import DataSection
 
+logger = logging.getLogger("cvvae")
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".y4m", ".mpg", ".ts"}
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MIN_FRAME_FOLDER = 8  # a folder with fewer pictures is a folder of photos
+MAX_UNREADABLE = 20
 CAMERA_SPEEDS = (0.0, 0.003, 0.01, 0.03)  # of the picture's size per frame
 
 
@@ -46,7 +49,9 @@ def find_sources(folders: tuple[str, ...], exclude: tuple[str, ...] = ()) -> Sou
             raise ConfigError(f"no folder {folder}", hint="set data.folders in the recipe or pass --data")
         collect(Path(folder), exclude, videos, photos)
     if not videos and not photos:
-        raise ConfigError(f"no videos or photos in {', '.join(folders) or 'no folders'}")
+        raise ConfigError(
+            f"no videos or photos in {', '.join(folders) or 'the recipe'}", hint="pass --data FOLDER"
+        )
     return Sources(tuple(videos), tuple(photos))
 
 
@@ -119,6 +124,7 @@ class ClipSampler:
         self.sources = sources
         self.config = config
         self.seed = seed
+        self.unreadable: set[Path] = set()
         limit = config.cache_gib * 2**30
         self.videos = MemoryCache(lambda p: load_video(p, config), limit * 0.7)
         self.photos = MemoryCache(lambda p: load_photo(p, config), limit * 0.3)
@@ -147,8 +153,20 @@ class ClipSampler:
             clip = clip.flip(0)
         return clip.permute(1, 0, 2, 3)
 
+    def pick(self, rng: random.Random, paths: tuple[Path, ...], cache: MemoryCache) -> Tensor:
+        """A decoded file; one that cannot be read is named once and another taken."""
+        for _ in range(MAX_UNREADABLE):
+            path = rng.choice(paths)
+            try:
+                return cache[path]
+            except (av.FFmpegError, OSError, IndexError, RuntimeError) as error:
+                if path not in self.unreadable:
+                    self.unreadable.add(path)
+                    logger.warning("left out: %s cannot be read (%s)", path, error)
+        raise ConfigError(f"{MAX_UNREADABLE} files in a row cannot be read, the last is {path}")
+
     def from_video(self, rng: random.Random, frames: int, size: int) -> Tensor:
-        video = self.videos[rng.choice(self.sources.videos)]
+        video = self.pick(rng, self.sources.videos, self.videos)
         stride = rng.choice(self.config.time_strides)
         if len(video) < (frames - 1) * stride + 1:
             stride = 1
@@ -167,7 +185,7 @@ class ClipSampler:
 
     def from_photo(self, rng: random.Random, frames: int, size: int) -> Tensor:
         """A slow move of a camera over a photo: pan, zoom and turn at constant speed."""
-        photo = self.photos[rng.choice(self.sources.photos)][0]
+        photo = self.pick(rng, self.sources.photos, self.photos)[0]
         margin = 1.3
         side = self.crop_side(rng, int(size * margin), min(photo.shape[:2]))
         y, x = rng.randrange(photo.shape[0] - side + 1), rng.randrange(photo.shape[1] - side + 1)

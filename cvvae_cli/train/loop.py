@@ -124,7 +124,8 @@ def initialize(run: Run, sampler: ClipSampler) -> None:
         coder.autoencoder.start_from_principal_components(
             mean, basis[:, :channels], run.config.objective.initial_step
         )
-        latents = coder.autoencoder.linear_encode(fold(sampler.batch(0, 8, 4, 128), TIME, COARSE))
+        video = sampler.batch(0, 8, 4, 128).to(coder.prior.first_scale.device)
+        latents = coder.autoencoder.linear_encode(fold(video, TIME, COARSE))
         deviation = latents.std(dim=(0, 2, 3, 4)).clamp_min(1.0)
         coder.prior.first_scale.copy_(deviation * 0.55)  # of a logistic with that deviation
 

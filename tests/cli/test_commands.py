@@ -270,6 +270,11 @@ def test_a_folder_without_permission_is_refused(cvvae, clip, tmp_path):
     assert_refused(cvvae("encode", clip, "locked/out.cvl"))
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs /proc")  # noqa: PTH110
+def test_a_place_where_nothing_can_be_created_is_refused(cvvae, clip):
+    assert_refused(cvvae("encode", clip, "/proc/out.cvl"))  # not even by root
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
 def test_a_full_disk_is_one_clear_error(cvvae, clip, tmp_path):
     (tmp_path / "out.cvl.part").symlink_to("/dev/full")

@@ -116,6 +116,19 @@ def test_sources_are_told_apart_and_patterns_left_out(data):
         find_sources((str(data / "nothing"),))
 
 
+def test_a_file_that_cannot_be_read_is_named_once_and_left_out(data, caplog):
+    (data / "broken.mp4").write_text("no video")
+    section = DataSection(folders=(str(data),), video_share=1.0)
+    sampler = ClipSampler(find_sources(section.folders), section, 1)
+    for step in range(4):
+        sampler.batch(step, 4, 5, 32)
+    assert [r.getMessage().count("broken.mp4") >= 1 for r in caplog.records] == [True]
+    for path in data.rglob("*.*"):
+        path.write_text("no video either")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        ClipSampler(find_sources(section.folders), section, 1).batch(0, 1, 5, 32)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_samples_depend_on_seed_and_step_alone(data, share):
     section = DataSection(folders=(str(data),), video_share=share, cut_share=0.5)
