@@ -22,6 +22,8 @@ PUBLIC = {
     "DecodeOptions": "cvvae_cli.codec",
     "OutputOptions": "cvvae_cli.video.writer",
     "Engine": "cvvae_cli.engine.stream",
+    "load_engine": "cvvae_cli.engine.load",
+    "open_source": "cvvae_cli.video.reader",
     "CvlReader": "cvvae_cli.container.reader",
     "CvlWriter": "cvvae_cli.container.writer",
     "CvvaeError": "cvvae_cli.errors",

@@ -58,7 +58,8 @@ class Engine:
         self.fell_back = False  # to fp32, after a chunk that was not finite
 
     def _place(self, dtype: torch.dtype) -> StreamingAutoencoder:
-        return self.build().to(self.placement.device, dtype)
+        self.dtype = dtype
+        return self.build().to(self.placement.device).compute_in(dtype)
 
     @torch.inference_mode()
     def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:
@@ -120,14 +121,10 @@ class Engine:
         return TiledRunner(run, plan_tiles(height, width, tile, halo), scale_in, scale_out)
 
     def _encode(self, x: Tensor, memory: Memory) -> Tensor:
-        return self.network.encode_groups(x.to(self.network_dtype), memory)
+        return self.network.encode_groups(x, memory)
 
     def _decode(self, x: Tensor, memory: Memory) -> Tensor:
-        return self.network.decode_groups(x.to(self.network_dtype), memory)
-
-    @property
-    def network_dtype(self) -> torch.dtype:
-        return next(self.network.parameters()).dtype
+        return self.network.decode_groups(x, memory)
 
     def _finite(self, runner: TiledRunner, x: Tensor, frames: range) -> Tensor:
         """Run a chunk; if it is not finite, go on in fp32; raise NonFiniteError if that does not help."""
@@ -135,7 +132,7 @@ class Engine:
         y = runner(x)
         if is_finite(y):
             return y
-        if self.network_dtype != torch.float32:
+        if self.dtype != torch.float32:
             old = self.network
             self.network = self._place(torch.float32)
             self.fell_back = True
@@ -167,7 +164,6 @@ def is_finite(x: Tensor) -> bool:
 
 
 def carry_over(memory: Memory, old: StreamingAutoencoder, new: StreamingAutoencoder) -> Memory:
-    """The memory of one copy of a network for another copy, in its number type."""
+    """The memory of one copy of a network for another copy, which computes in fp32."""
     twins = dict(zip(old.modules(), new.modules(), strict=True))
-    dtype = next(new.parameters()).dtype
-    return {twins[module]: state.to(dtype) for module, state in memory.items()}
+    return {twins[module]: state.float() for module, state in memory.items()}

@@ -31,6 +31,10 @@ class StreamingAutoencoder(VideoAutoencoder):
 
     time_stride: int
 
+    def compute_in(self, dtype: torch.dtype) -> StreamingAutoencoder:
+        """Use a number type wherever it does no harm; what goes in and comes out stays fp32."""
+        return self.to(dtype)
+
     @abstractmethod
     def encode_groups(self, groups: Tensor, memory: Memory | None = None) -> Tensor:
         """(B, 3, time_stride*t, H, W) → latents (B, C, t, h, w), continuing from `memory`."""

@@ -118,6 +118,7 @@ class Compact(StreamingAutoencoder):
     """The default model. Latents are scaled so that the quantiser's step is 1."""
 
     time_stride = TIME
+    dtype = torch.float32  # of the network's convolutions
 
     def __init__(self, config: CompactConfig | None = None) -> None:
         super().__init__()
@@ -127,13 +128,21 @@ class Compact(StreamingAutoencoder):
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
 
+    def compute_in(self, dtype: torch.dtype) -> Compact:
+        """Use a number type for the network. The linear path stays in fp32: its latents reach dozens of
+        steps, which bf16 would round by a quarter of a step."""
+        self.encoder.to(dtype)
+        self.decoder.to(dtype)
+        self.dtype = dtype
+        return self
+
     def encode_groups(self, groups: Tensor, memory: Memory | None = None) -> Tensor:
         linear = self.linear_encode(fold(groups, TIME, COARSE))
-        return self.encoder(groups, memory).add_(linear)
+        return self.encoder(groups.to(self.dtype), memory).to(linear.dtype).add_(linear)
 
     def decode_groups(self, latents: Tensor, memory: Memory | None = None) -> Tensor:
         linear = unfold(self.linear_decode(latents), TIME, COARSE)
-        return self.decoder(latents, memory).add_(linear)
+        return self.decoder(latents.to(self.dtype), memory).to(linear.dtype).add_(linear)
 
     @torch.no_grad()
     def start_from_principal_components(self, mean: Tensor, basis: Tensor, step: float) -> None:

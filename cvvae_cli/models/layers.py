@@ -33,10 +33,11 @@ def unfold(folded: Tensor, time: int, space: int) -> Tensor:
 
 
 class ChannelLinear(nn.Linear):
-    """A linear map of the channels, alike at every position."""
+    """A linear map of the channels, alike at every position; in its weights' number type, autocast or not."""
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T, H, W)
-        return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype).permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
 class SpatialConv(nn.Conv2d):

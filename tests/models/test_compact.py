@@ -62,7 +62,7 @@ def reach(function, x, place):
 
 @pytest.mark.parametrize("config", [CONFIG, DEEPER])
 def test_contexts_and_halos_are_exactly_the_reach_of_the_network(config):
-    network = random_network(config).double()
+    network = random_network(config).double().compute_in(torch.float64)
     size = 2 * config.decode_halo + 5
     middle = size // 2
     groups = torch.zeros(1, 3, 4 * 12, 8 * size, 8 * size, dtype=torch.float64)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvvae_cli.engine.device import choose_placement
+from cvvae_cli.engine.device import choose_placement, keep_freed_memory
 from cvvae_cli.models.registry import Weights, find_model
 
 WIDTH, HEIGHT = 848, 480
@@ -60,12 +60,11 @@ def synchronized(x: torch.Tensor) -> torch.Tensor:
 def network() -> None:
     placement = choose_placement()
     spec = find_model("compact")
-    model = Weights(spec).build().to(placement.device, placement.dtype)
+    keep_freed_memory()
+    model = Weights(spec).build().to(placement.device).compute_in(placement.dtype)
     frames = spec.chunk_latents * spec.geometry.frames
     pixels = frames * WIDTH * HEIGHT
-    video = (
-        torch.rand(1, frames, HEIGHT, WIDTH, 3).permute(0, 4, 1, 2, 3).to(placement.device, placement.dtype)
-    )
+    video = torch.rand(1, frames, HEIGHT, WIDTH, 3).permute(0, 4, 1, 2, 3).to(placement.device)
     latents = model.encode_groups(video)
     channels = model.config.coarse_channels
     rates = {
