@@ -14,9 +14,10 @@ from typing import Any
 import av
 import numpy as np
 
-from cvvae_cli.errors import SourceNotFoundError, UnreadableSourceError
+from cvvae_cli.errors import ConfigError, SourceNotFoundError, UnreadableSourceError
 from cvvae_cli.types import FrameBatch, VideoInfo
 from cvvae_cli.video.color import ToRgb, color_of
+from cvvae_cli.video.complete import missing_bytes
 
 BATCH_FRAMES = 8
 MIN_SIDE = 16
@@ -53,9 +54,17 @@ def open_source(source: Path, frame_rate: Fraction | None = None) -> VideoReader
     """A reader of a file, a frame folder, or "-" for standard input."""
     if source.is_dir():
         return FolderReader(source, frame_rate or DEFAULT_FOLDER_RATE)
-    if str(source) != "-" and not source.exists():
+    if frame_rate is not None:
+        raise ConfigError("--fps is for folders of frames", hint=f"{source} has times of its own")
+    if str(source) == "-":
+        return VideoReader(source)
+    if not source.exists():
         raise SourceNotFoundError(f"{source} does not exist")
-    return VideoReader(source)
+    reader = VideoReader(source)
+    missing = missing_bytes(source)
+    if missing:
+        raise UnreadableSourceError(f"{source} was cut: {missing} bytes are missing", hint="copy it again")
+    return reader
 
 
 def require_size(source: Path, width: int, height: int) -> None:

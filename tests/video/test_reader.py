@@ -119,19 +119,25 @@ def test_a_missing_source_and_a_small_picture_are_refused(tmp_path, lossless):
         open_source(lossless(np.zeros((1, 8, 8, 3), np.uint8)))
 
 
-def test_a_cut_file_is_an_error_and_not_a_shorter_video(tmp_path):
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("mp4", "libx264"), ("mov", "libx264"), ("avi", "mpeg4"), ("mkv", "libx264"), ("webm", "libvpx-vp9")],
+)
+def test_a_cut_file_is_an_error_and_not_a_shorter_video(tmp_path, suffix, codec):
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 256, (50, 48, 64, 3), np.uint8)
-    whole = tmp_path / "whole.mp4"
-    with av.open(str(whole), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=25)
+    whole = tmp_path / f"whole.{suffix}"
+    options = {"movflags": "faststart"} if suffix in ("mp4", "mov") else {}
+    with av.open(str(whole), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for picture in rgb:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
+    assert len(read(whole)[1]) == 50
     data = whole.read_bytes()
     for share in (0.3, 0.6, 0.9):
-        cut = tmp_path / "cut.mp4"
+        cut = tmp_path / f"cut.{suffix}"
         cut.write_bytes(data[: int(len(data) * share)])
         with pytest.raises(UnreadableSourceError):
             read(cut)
