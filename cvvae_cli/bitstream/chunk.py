@@ -17,9 +17,9 @@ from cvvae_cli.bitstream.context import Past
 class SymbolCoder(Protocol):
     """What ENTROPY_CODERS holds."""
 
-    def encode(self, symbols: np.ndarray, past: Past | None) -> bytes: ...
+    def encode(self, symbols: np.ndarray, past: Past) -> bytes: ...
 
-    def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past | None) -> np.ndarray: ...
+    def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> np.ndarray: ...
 
 
 class ChunkCoder:
@@ -28,7 +28,7 @@ class ChunkCoder:
     def __init__(self, coder: SymbolCoder, period: int) -> None:
         self.coder = coder
         self.period = period
-        self._past: Past | None = None
+        self._past: Past = ()
 
     def encode(self, first_latent: int, symbols: np.ndarray) -> bytes:
         """int32 (t, C, h, w) → bytes."""
@@ -42,8 +42,10 @@ class ChunkCoder:
         self._remember(symbols)
         return symbols
 
-    def _past_of(self, first_latent: int) -> Past | None:
-        return None if first_latent % self.period == 0 else self._past
+    def _past_of(self, first_latent: int) -> Past:
+        if first_latent % self.period == 0:
+            self._past = ()
+        return self._past
 
     def _remember(self, symbols: np.ndarray) -> None:
         for frame in symbols[-2:]:

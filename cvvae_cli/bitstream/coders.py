@@ -29,8 +29,9 @@ RAW_VALUES = 2**17
 class ContextTables:
     """The integers of `context-1`, as they lie with the weights of a model."""
 
-    mean_weights: np.ndarray  # int32 (2, 4, C, 9): kind, pass, channel, feature
-    scale_weights: np.ndarray  # int32 (2, 4, C, 7)
+    motion_thresholds: np.ndarray  # int64 (M,), ascending
+    mean_weights: np.ndarray  # int32 (4, C, 3 + M, 9): pass, channel, kind, feature
+    scale_weights: np.ndarray  # int32 (4, C, 3 + M, 7)
     thresholds: np.ndarray  # int64 (K - 1,), ascending
     frequencies: np.ndarray  # int32 (3 K, 256), rows sum to 2^24
 
@@ -43,6 +44,9 @@ class ContextTables:
             raise WeightsError(f"the weights lack {error.args[0]}") from None
         rows = tables.frequencies
         bins = len(tables.thresholds) + 1
+        kinds = 3 + len(tables.motion_thresholds)
+        if tables.mean_weights.shape[2] != kinds or tables.scale_weights.shape[2] != kinds:
+            raise WeightsError("the coder's weights are damaged")
         if rows.shape != (PHASES * bins, ALPHABET) or rows.min() < 1:
             raise WeightsError("the coder's tables are damaged")
         if (rows.sum(axis=1, dtype=np.int64) != 2**PROBABILITY_BITS).any():
@@ -71,6 +75,14 @@ def round_mean(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.clip(predicted, -MAX_SYMBOL, MAX_SYMBOL), signs, phase
 
 
+def weighted(features: np.ndarray, weights: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Sums of features (F, ...) with the weights (kinds, F) of each position's kind, exact in int64."""
+    first = kinds.flat[0] if kinds.size else 0
+    if (kinds == first).all():
+        return np.tensordot(weights[first], features, 1)
+    return np.einsum("f...,...f->...", features, weights[kinds])
+
+
 class ContextCoder:
     """`context-1`: integer linear prediction from neighbours in time, space and channels."""
 
@@ -86,15 +98,14 @@ class ContextCoder:
         ]
         self.raw = constriction.stream.model.Uniform(RAW_VALUES)
 
-    def encode(self, symbols: np.ndarray, past: Past | None) -> bytes:
-        """Code int32 (t, C, h, w); `past` is None where the coder starts fresh."""
+    def encode(self, symbols: np.ndarray, past: Past) -> bytes:
+        """Code int32 (t, C, h, w); `past` is empty where the coder starts fresh."""
         steps: list[tuple[np.ndarray, object]] = []
         for frame in symbols:
-            walk, kind = FrameWalk.after(past, frame.shape), int(past is not None)
-            for channel, plane in enumerate(walk):
+            for channel, plane in enumerate(FrameWalk(past, frame.shape)):
                 for index, start in enumerate(PASSES):
                     values = frame[channel][start[0] :: 2, start[1] :: 2]
-                    guess = self.predict(plane, kind, index)
+                    guess = self.predict(plane, index)
                     residuals = values - guess.symbols
                     plane.set(start, values, residuals)
                     steps.extend(self.steps_of(guess, residuals))
@@ -104,7 +115,7 @@ class ContextCoder:
             coder.encode_reverse(values, model)
         return coder.get_compressed().astype("<u4").tobytes()
 
-    def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past | None) -> np.ndarray:
+    def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> np.ndarray:
         """int32 of `shape` (t, C, h, w) from what `encode` gave for the same past."""
         if len(data) % 4 or not data:
             raise CorruptFileError("the symbols of a chunk are cut")
@@ -115,10 +126,9 @@ class ContextCoder:
             raise CorruptFileError("the symbols of a chunk are damaged") from None
         symbols = np.zeros(shape, np.int32)
         for frame in symbols:
-            walk, kind = FrameWalk.after(past, frame.shape), int(past is not None)
-            for channel, plane in enumerate(walk):
+            for channel, plane in enumerate(FrameWalk(past, frame.shape)):
                 for index, start in enumerate(PASSES):
-                    guess = self.predict(plane, kind, index)
+                    guess = self.predict(plane, index)
                     residuals = self.decode_residuals(coder, guess)
                     values = guess.symbols + residuals
                     plane.set(start, values, residuals)
@@ -128,10 +138,11 @@ class ContextCoder:
             past = shift(past, frame)
         return symbols
 
-    def predict(self, plane: PlaneContext, kind: int, index: int) -> Prediction:
-        start, which = PASSES[index], (kind, index, plane.channel)
-        mean = np.tensordot(self.mean_weights[which], plane.mean_features(start), 1)
-        scale = np.tensordot(self.scale_weights[which], plane.scale_features(start), 1)
+    def predict(self, plane: PlaneContext, index: int) -> Prediction:
+        start = PASSES[index]
+        kinds = plane.kinds(start, self.tables.motion_thresholds)
+        mean = weighted(plane.mean_features(start), self.mean_weights[index, plane.channel], kinds)
+        scale = weighted(plane.scale_features(start), self.scale_weights[index, plane.channel], kinds)
         symbols, signs, phase = round_mean(mean)
         bins = np.searchsorted(self.tables.thresholds, scale, side="right")
         return Prediction(symbols, signs, bins * PHASES + phase)
@@ -158,9 +169,9 @@ class ContextCoder:
         return values.reshape(guess.tables.shape) * guess.signs
 
 
-def shift(past: Past | None, frame: np.ndarray) -> Past:
+def shift(past: Past, frame: np.ndarray) -> Past:
     """The past of the next latent frame."""
-    return frame, frame if past is None else past[0]
+    return (frame, *past[:1])
 
 
 def by_table(tables: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

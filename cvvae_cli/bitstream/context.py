@@ -15,7 +15,7 @@ PASSES = ((0, 0), (1, 1), (0, 1), (1, 0))  # first row and column of each
 MEAN_FEATURES = 9
 SCALE_FEATURES = 7
 CONSTANT = 64
-Past = tuple[np.ndarray, np.ndarray]  # the latent frame before and the one before that, (C, h, w)
+Past = tuple[np.ndarray, ...]  # the latent frames before, at most two, the nearest first: (C, h, w)
 MAX_ACTIVITY = 255  # of one residual, in the sums that only steer the choice of a table
 
 
@@ -62,20 +62,18 @@ class FrameWalk:
     Planes have shape (..., C, h + 2, w + 2). A plane must be filled before the next is asked for.
     """
 
-    def __init__(self, before: np.ndarray, earlier: np.ndarray) -> None:
-        """From the two latent frames before, (..., C, h, w)."""
-        self.before, self.earlier = bordered(before), bordered(earlier)  # P, Q
+    def __init__(self, past: Past, shape: tuple[int, ...]) -> None:
+        """Of frames of `shape` (..., C, h, w) that follow `past`; what is not known is zero or repeated."""
+        self.known_frames = len(past)
+        nothing = np.zeros(shape, np.int32)
+        self.before = bordered(past[0] if past else nothing)  # P
+        self.earlier = bordered(past[-1] if past else nothing)  # Q
         difference = np.abs(self.before - self.earlier)
         self.change = blur(difference)
         self.size = blur(np.abs(self.before))
         self.motion = blur(activity(difference).sum(axis=-3, dtype=np.int32))
         self.total = np.zeros_like(self.motion)  # A
         self.last = np.zeros_like(self.motion)  # L
-
-    @classmethod
-    def after(cls, past: Past | None, shape: tuple[int, ...]) -> FrameWalk:
-        """Of a frame of `shape` (C, h, w); without a past it is all zero."""
-        return cls(*(past or (np.zeros(shape, np.int32),) * 2))
 
     def __iter__(self) -> Iterator[PlaneContext]:
         for channel in range(self.before.shape[-3]):
@@ -116,6 +114,13 @@ class PlaneContext:
             own(self.frame.motion, start),
         ]
         return stacked(features)
+
+    def kinds(self, start: tuple[int, int], motion_thresholds: np.ndarray) -> np.ndarray:
+        """Which weights each position of a pass takes: by the frames known, and by the motion before."""
+        motion = own(self.frame.motion, start)
+        if self.frame.known_frames < 2:
+            return np.full(motion.shape, self.frame.known_frames)
+        return 2 + np.searchsorted(motion_thresholds, motion, side="right")
 
     def set(self, start: tuple[int, int], symbols: np.ndarray, residuals: np.ndarray) -> None:
         """Make a pass known."""

@@ -20,14 +20,17 @@ from cvvae_cli.bitstream.coders import (
     WEIGHT_BITS,
     ContextTables,
     round_mean,
+    weighted,
 )
 from cvvae_cli.bitstream.context import (
     MEAN_FEATURES,
     PASSES,
     SCALE_FEATURES,
     FrameWalk,
+    Past,
 )
 
+MOTION_CLASSES = 3
 SCALE_ONE = 2**16  # a mean absolute residual of one symbol
 SMALLEST_SCALE, LARGEST_SCALE, BINS = 0.004, 60.0, 40
 RIDGE = 1e-4
@@ -38,6 +41,7 @@ SMOOTHING = 0.5  # pseudo-counts, spread like a Laplace distribution of the bin'
 class Fit:
     """Integers found so far, and the histograms that become tables."""
 
+    motion_thresholds: np.ndarray
     mean_weights: np.ndarray
     scale_weights: np.ndarray
     thresholds: np.ndarray
@@ -46,48 +50,66 @@ class Fit:
 
 def fit_tables(clips: list[np.ndarray]) -> ContextTables:
     """Tables for symbols like those of `clips`, int32 (t, C, h, w) of one size, each from frame 0 on."""
-    channels = clips[0].shape[1]
-    fit = Fit(
-        np.zeros((2, len(PASSES), channels, MEAN_FEATURES), np.int32),
-        np.zeros((2, len(PASSES), channels, SCALE_FEATURES), np.int32),
-        np.geomspace(SMALLEST_SCALE, LARGEST_SCALE, BINS - 1).__mul__(SCALE_ONE).astype(np.int64),
-    )
     symbols = np.stack(clips)  # (N, t, C, h, w)
-    nothing = np.zeros_like(symbols[:, 0])
-    fit_kind(fit, 0, symbols[:, 0], nothing, nothing)
-    now, before, earlier = symbols[:, 1:], symbols[:, :-1], symbols[:, :-1].copy()
-    earlier[:, 1:] = symbols[:, :-2]
-    fit_kind(fit, 1, *(x.reshape(-1, *x.shape[2:]) for x in (now, before, earlier)))
-    return ContextTables(fit.mean_weights, fit.scale_weights, fit.thresholds, tables_of(fit.counts))
+    motion_thresholds = motion_thresholds_of(symbols)
+    channels, kinds = symbols.shape[2], 3 + len(motion_thresholds)
+    thresholds = np.geomspace(SMALLEST_SCALE, LARGEST_SCALE, BINS - 1) * SCALE_ONE
+    fit = Fit(
+        motion_thresholds,
+        np.zeros((len(PASSES), channels, kinds, MEAN_FEATURES), np.int32),
+        np.zeros((len(PASSES), channels, kinds, SCALE_FEATURES), np.int32),
+        thresholds.astype(np.int64),
+    )
+    fit_frames(fit, symbols[:, 0], ())
+    fit_frames(fit, symbols[:, 1], (symbols[:, 0],))
+    following = (symbols[:, 2:], symbols[:, 1:-1], symbols[:, :-2])
+    now, before, earlier = (x.reshape(-1, *x.shape[2:]) for x in following)
+    fit_frames(fit, now, (before, earlier))
+    tables = tables_of(fit.counts)
+    return ContextTables(fit.motion_thresholds, fit.mean_weights, fit.scale_weights, fit.thresholds, tables)
 
 
-def fit_kind(fit: Fit, kind: int, frames: np.ndarray, before: np.ndarray, earlier: np.ndarray) -> None:
-    """Fit all channels and passes of frames (N, C, h, w) that follow `before` and `earlier`."""
-    for channel, plane in enumerate(FrameWalk(before, earlier)):
+def motion_thresholds_of(symbols: np.ndarray) -> np.ndarray:
+    """Where the positions that have a past fall into equally many of each class."""
+    walk = FrameWalk((symbols[:, 1:-1], symbols[:, :-2]), symbols[:, 2:].shape)
+    shares = np.arange(1, MOTION_CLASSES) / MOTION_CLASSES
+    return np.unique(np.quantile(walk.motion[..., 1:-1, 1:-1], shares)).astype(np.int64)
+
+
+def fit_frames(fit: Fit, frames: np.ndarray, past: Past) -> None:
+    """Fit all channels and passes of frames (N, C, h, w) that follow `past`."""
+    for channel, plane in enumerate(FrameWalk(past, frames.shape)):
         for index, start in enumerate(PASSES):
             values = frames[:, channel, start[0] :: 2, start[1] :: 2].astype(np.int64)
+            kinds = plane.kinds(start, fit.motion_thresholds)
+            mean_weights = fit.mean_weights[index, channel]
             features = plane.mean_features(start)
-            weights = least_squares(features, values) * 2**WEIGHT_BITS
-            fit.mean_weights[kind, index, channel] = np.rint(weights)
-            mean = np.tensordot(fit.mean_weights[kind, index, channel].astype(np.int64), features, 1)
+            for kind in np.unique(kinds):
+                here = kinds == kind
+                mean_weights[kind] = np.rint(least_squares(features[:, here], values[here]) * 2**WEIGHT_BITS)
+            mean = weighted(features, mean_weights.astype(np.int64), kinds)
             predicted, signs, phase = round_mean(mean)
-            residuals = values - predicted
             left = np.abs(values - mean / 2**WEIGHT_BITS)
-            scale = fit_scale(fit, (kind, index, channel), plane.scale_features(start), left)
+            features = plane.scale_features(start)
+            scale_weights = fit.scale_weights[index, channel]
+            for kind in np.unique(kinds):
+                here = kinds == kind
+                scale_weights[kind] = np.rint(fit_scale(features[:, here], left[here]) * SCALE_ONE)
+            scale = weighted(features, scale_weights.astype(np.int64), kinds)
             bins = np.searchsorted(fit.thresholds, scale, side="right")
+            residuals = values - predicted
             count(fit.counts, bins * PHASES + phase, residuals * signs)
             plane.set(start, values, residuals)
 
 
-def fit_scale(fit: Fit, which: tuple[int, int, int], features: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Weights for the size of what is left; returns the integer scale of each position."""
+def fit_scale(features: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Weights that give the mean size of what is left."""
     weights = np.zeros(SCALE_FEATURES)
     spread = np.full(left.shape, left.mean() + 0.01)
     for _ in range(3):  # each value weighs by one over its expected square
         weights = non_negative_least_squares(features, left, 1 / spread**2)
         spread = np.maximum(np.tensordot(weights, features, 1), 0.02)
-    fit.scale_weights[which] = np.rint(weights * SCALE_ONE)
-    return np.tensordot(fit.scale_weights[which].astype(np.int64), features, 1)
+    return weights
 
 
 def normal_equations(

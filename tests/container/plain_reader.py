@@ -12,7 +12,7 @@ from itertools import accumulate
 
 def read(data, tables):
     assert data[:8] == b"\x89CVL\r\n\x1a\n"
-    header, symbols, past, place = None, {}, None, 8
+    header, symbols, past, place = None, {}, (), 8
     while place < len(data):
         tag, size = struct.unpack_from("<4sI", data, place)
         body = data[place : place + 8 + size]
@@ -29,11 +29,15 @@ def read(data, tables):
                 _, at = varint(body, at)
             ans = Ans(struct.unpack(f"<{(len(body) - at) // 4}I", body[at:]), tables["frequencies"])
             for t in range(first, first + count):
-                past = None if t % header["period"] == 0 else past
+                past = () if t % header["period"] == 0 else past
                 frame = decode_frame(ans, header, tables, past)
                 symbols |= {(t, *key): value for key, value in frame.items()}
-                past = (frame, past[0] if past else frame)
+                past = (frame, *past[:1])
     return header, symbols
+
+
+def dot(weights, features):
+    return sum(a * b for a, b in zip(weights, features, strict=True))
 
 
 def varint(data, at):
@@ -76,8 +80,7 @@ class Ans:
 def decode_frame(ans, header, tables, past):
     channels, _, pixels = header["latent"]
     w, h = (-(-s // pixels) for s in header["size"])
-    kind = 0 if past is None else 1
-    p, q = past or ({}, {})
+    p, q = (past[0], past[-1]) if past else ({}, {})
     frame, residual = {}, {}
 
     def total(get, y, x, places):
@@ -121,12 +124,11 @@ def decode_frame(ans, header, tables, past):
                     scales = [blur(change, y, x), blur(lambda y, x: abs(before(y, x)), y, x)]
                     scales += [blur(activity, y, x), blur(last, y, x)]
                     scales += [4 * total(left, y, x, row + column + corners), blur(motion, y, x), 64]
-                    mean = sum(
-                        a * b for a, b in zip(tables["mean_weights"][kind][index][c], means, strict=True)
-                    )
-                    scale = sum(
-                        a * b for a, b in zip(tables["scale_weights"][kind][index][c], scales, strict=True)
-                    )
+                    kind = len(past)
+                    if kind == 2:
+                        kind += bisect_right(tables["motion_thresholds"], blur(motion, y, x))
+                    mean = dot(tables["mean_weights"][index][c][kind], means)
+                    scale = dot(tables["scale_weights"][index][c][kind], scales)
                     predicted = (mean + 2048) >> 12
                     fraction = mean - (predicted << 12)
                     phase = min(abs(fraction) * 3 >> 11, 2)

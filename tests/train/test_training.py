@@ -101,7 +101,7 @@ def test_the_exported_file_holds_all_that_a_codec_needs(config, tmp_path):
     tables = ContextTables.from_tensors(arrays)
     symbols = np.random.default_rng(0).integers(-300, 300, (2, 4, 5, 6)).astype(np.int32)
     coder = ContextCoder(tables)
-    assert np.array_equal(coder.decode(coder.encode(symbols, None), symbols.shape, None), symbols)
+    assert np.array_equal(coder.decode(coder.encode(symbols, ()), symbols.shape, ()), symbols)
     assert arrays["quantizer.gain"].tolist() == [1] * 4
     assert all(a.dtype == np.float16 for n, a in arrays.items() if n.startswith("network."))
     assert str(tmp_path).encode() not in (tmp_path / "w.safetensors").read_bytes()  # no path of this machine
