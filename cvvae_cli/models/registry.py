@@ -58,7 +58,7 @@ MODELS: dict[str, ModelSpec] = {
         geometry=LatentGeometry(channels=32, frames=4, pixels=8),
         build=build_compact,
         weights_file="compact-1.safetensors",
-        weights_sha256="27353f22353f01084a22b7b2f6cfe881275ce048bac0b5f083924269b9420ee3",
+        weights_sha256="09cbf18c12cd100f34b45cecefad81082cbb231e599b399eb9a876e0769792d4",
         chunk_latents=4,
         coder="context-1",
         period=32,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.models.compact import Compact
@@ -36,7 +36,7 @@ def export(network: Compact, config: TrainConfig, path: Path, *, clips: int = TA
         "recipe": json.dumps(without_paths(config), sort_keys=True),
     }
     part = path.with_name(path.name + ".part")
-    save_file(arrays, part, metadata)
+    part.write_bytes(save(arrays, metadata))  # not save_file: it ignores the umask
     part.replace(path)
 
 
