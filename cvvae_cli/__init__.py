@@ -18,8 +18,8 @@ __version__ = "0.1.0"
 PUBLIC = {
     "encode_file": "cvvae_cli.codec",
     "decode_file": "cvvae_cli.codec",
-    "EncodeOptions": "cvvae_cli.codec",
-    "DecodeOptions": "cvvae_cli.codec",
+    "EncodeOptions": "cvvae_cli.options",
+    "DecodeOptions": "cvvae_cli.options",
     "OutputOptions": "cvvae_cli.video.writer",
     "Engine": "cvvae_cli.engine.stream",
     "load_engine": "cvvae_cli.engine.load",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,11 +25,13 @@ from cvvae_cli.container.writer import CvlWriter
 from cvvae_cli.engine.device import Placement, choose_placement
 from cvvae_cli.engine.stream import Engine, EngineOptions
 from cvvae_cli.errors import (
+    ConfigError,
     CorruptFileError,
     UnsupportedFormatError,
     WeightsError,
 )
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
+from cvvae_cli.options import DecodeOptions, DecodeReport, EncodeOptions, EncodeReport
 from cvvae_cli.types import (
     ColorInfo,
     FrameBatch,
@@ -42,73 +45,10 @@ from cvvae_cli.video.reader import FolderReader, VideoReader, open_source
 from cvvae_cli.video.sidestreams import SideReader, SideWriter
 from cvvae_cli.video.writer import (
     PICTURES,
-    OutputOptions,
     VideoWriter,
     require_known_output,
     write_picture,
 )
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """Choices of an encode; the first two change the file, the others where and how it is computed."""
-
-    model: str = "compact"
-    audio: bool = True
-    frame_rate: Fraction | None = None  # of a frame folder
-    device: str = "auto"
-    dtype: str = "auto"
-    tile_pixels: int | None = None
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class DecodeOptions:
-    """Choices of a decode."""
-
-    audio: bool = True
-    device: str = "auto"
-    dtype: str = "auto"
-    tile_pixels: int | None = None
-    output: OutputOptions = field(default_factory=OutputOptions)
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class EncodeReport:
-    """What an encode did; the fields are the keys of `--json`."""
-
-    frames: int
-    width: int
-    height: int
-    input_bytes: int | None
-    output_bytes: int
-    video_bytes: int
-    side_bytes: int
-    bits_per_pixel: float
-    seconds: float
-    encode_fps: float
-    peak_memory_bytes: int
-    model: str
-    weights_sha256: str
-    quality: int | None
-    device: str
-    dtype: str
-
-
-@dataclass(frozen=True)
-class DecodeReport:
-    """What a decode did; the fields are the keys of `--json`."""
-
-    frames: int
-    width: int
-    height: int
-    output_bytes: int
-    seconds: float
-    decode_fps: float
-    peak_memory_bytes: int
-    device: str
-    dtype: str
 
 
 def encode_file(
@@ -268,29 +208,32 @@ def decode_file(
     began = time.monotonic()
     outputs.require_writable(output, (source,), force=options.force)
     with open_cvl(source) as cvl:
-        require_known_output(output, cvl.num_frames)
+        frames = choose_frames(cvl, options)
+        require_known_output(output, len(frames))
         spec, weights = model_of(cvl.header)
         placement = choose_placement(options.device, options.dtype)
         engine = Engine(spec, weights.build, placement, EngineOptions(options.tile_pixels))
-        frames = watched(engine.decode_stream(read_latents(cvl, weights), *cvl.header.size), cvl, on_progress)
+        batches = watched(decode_frames(cvl, weights, engine, frames), len(frames), on_progress)
         info = info_of(cvl)
         with outputs.replace_on_success(output, force=options.force) as part:
             if output.suffix.lower() in PICTURES:
-                write_picture(part, output, info, frames)
+                write_picture(part, output, info, batches)
             else:
-                side = open_side(source) if options.audio else None
+                start, stop = time_span(cvl, frames)
+                end = None if stop is None else stop * info.time_base
+                side = open_side(source, start * info.time_base, end) if options.audio else None
                 with VideoWriter(part, output, info, options.output, side) as video:
-                    for batch in frames:
-                        video.write(batch)
+                    for batch in batches:
+                        video.write(FrameBatch(batch.rgb, batch.pts - start))
             output_bytes = part.stat().st_size
     seconds = time.monotonic() - began
     return DecodeReport(
-        frames=cvl.num_frames,
+        frames=len(frames),
         width=info.width,
         height=info.height,
         output_bytes=output_bytes,
         seconds=seconds,
-        decode_fps=cvl.num_frames / seconds,
+        decode_fps=len(frames) / seconds,
         peak_memory_bytes=peak_memory_bytes(placement),
         device=str(placement.device),
         dtype=placement.dtype_name,
@@ -311,25 +254,83 @@ def model_of(header: Header) -> tuple[ModelSpec, Weights]:
     return replace(spec, chunk_latents=header.chunk), Weights(spec)
 
 
-def read_latents(cvl: CvlReader, weights: Weights) -> Iterator[LatentChunk]:
-    """The dequantised latents of a file, chunk by chunk."""
+def read_latents(cvl: CvlReader, weights: Weights, chunks: range | None = None) -> Iterator[LatentChunk]:
+    """The dequantised latents of consecutive chunks, by default of all.
+
+    The entropy coder starts at the last point before them where it is fresh.
+    """
     header = cvl.header
+    chunks = range(len(cvl.index)) if chunks is None else chunks
+    fresh = chunks.start - chunks.start % (header.period // header.chunk)
     quantizer, coder = Quantizer(weights.gain()), chunk_coder(header, weights)
     rows, columns = header.geometry.latent_size(*header.size)
-    for number in range(len(cvl.index)):
+    for number in range(fresh, chunks.stop):
         chunk = cvl.read_chunk(number)
         shape = (len(chunk.latents), header.geometry.channels, rows, columns)
         symbols = coder.decode(chunk.latents.start, chunk.symbols, shape)
-        pts = np.array(chunk.pts, np.int64)
-        yield LatentChunk(quantizer.dequantize(symbols), cvl.frames_of(number), pts)
+        if number in chunks:
+            pts = np.array(chunk.pts, np.int64)
+            yield LatentChunk(quantizer.dequantize(symbols), cvl.frames_of(number), pts)
 
 
-def watched(batches: Iterator[FrameBatch], cvl: CvlReader, on_progress: OnProgress) -> Iterator[FrameBatch]:
+def decode_frames(
+    cvl: CvlReader, weights: Weights, engine: Engine, frames: range | None = None
+) -> Iterator[FrameBatch]:
+    """Frames of a range, by default all; equal to those of a whole decode.
+
+    Only the chunks of the range, and those that reach into them, go through the network.
+    """
+    frames = range(cvl.num_frames) if frames is None else frames
+    context = -(-cvl.header.context[1] // cvl.header.chunk)
+    first = max(0, cvl.chunk_at(frames.start) - context)
+    chunks = range(first, cvl.chunk_at(frames.stop - 1) + 1)
+    number = cvl.frames_of(first).start
+    for batch in engine.decode_stream(read_latents(cvl, weights, chunks), *cvl.header.size):
+        keep = slice(max(0, frames.start - number), max(0, frames.stop - number))
+        number += len(batch)
+        if len(batch.pts[keep]):
+            yield FrameBatch(batch.rgb[keep], batch.pts[keep])
+
+
+def choose_frames(cvl: CvlReader, options: DecodeOptions) -> range:
+    """The frames that the options ask for. Raises ConfigError if the file has none of them."""
+    start, stop = options.start_frame, cvl.num_frames
+    if options.start_seconds is not None or options.duration_seconds is not None:
+        begin = cvl.read_chunk(0).pts[0] + ticks_of(options.start_seconds or Fraction(0), cvl)
+        start = cvl.frame_at(begin)
+        if options.duration_seconds is not None:
+            stop = cvl.frame_at(begin + ticks_of(options.duration_seconds, cvl))
+    if options.frames is not None:
+        stop = min(stop, start + options.frames)
+    if not 0 <= start < stop:
+        raise ConfigError(
+            "no frame lies in the range asked for", hint=f"the file holds frames 0 to {cvl.num_frames - 1}"
+        )
+    return range(start, stop)
+
+
+def ticks_of(seconds: Fraction, cvl: CvlReader) -> int:
+    return math.ceil(seconds / Fraction(*cvl.header.time_base))
+
+
+def time_span(cvl: CvlReader, frames: range) -> tuple[int, int | None]:
+    """First pts of a part, and the pts that ends it; (0, None) for the whole, which keeps its times."""
+    if frames == range(cvl.num_frames):
+        return 0, None
+
+    def pts_of(frame: int) -> int:
+        chunk = cvl.chunk_at(frame)
+        return cvl.read_chunk(chunk).pts[frame - cvl.frames_of(chunk).start]
+
+    return pts_of(frames.start), pts_of(frames.stop) if frames.stop < cvl.num_frames else None
+
+
+def watched(batches: Iterator[FrameBatch], total: int, on_progress: OnProgress) -> Iterator[FrameBatch]:
     done = 0
     for batch in batches:
         yield batch
         done += len(batch)
-        on_progress(Progress(done, cvl.num_frames))
+        on_progress(Progress(done, total))
 
 
 def info_of(cvl: CvlReader) -> VideoInfo:
@@ -346,16 +347,11 @@ def info_of(cvl: CvlReader) -> VideoInfo:
     )
 
 
-def open_side(source: Path) -> SideReader | None:
-    """The side streams of a file, read beside its chunks; None if there are none."""
+def open_side(source: Path, start: Fraction, stop: Fraction | None) -> SideReader | None:
+    """The side streams of a file from `start` to `stop` seconds; None if there are none."""
 
     def parts() -> Iterator[bytes]:
         with open_cvl(source) as cvl:
             yield from cvl.side_data()
 
-    return SideReader(parts()) if next(parts(), None) is not None else None
-
-
-def as_json(report: EncodeReport | DecodeReport) -> dict[str, object]:
-    """The report with figures rounded to what they are good for."""
-    return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in asdict(report).items()}
+    return SideReader(parts(), start, stop) if next(parts(), None) is not None else None

@@ -22,9 +22,11 @@ ALLOWED = {
     "models": LEAVES,
     "bitstream": LEAVES,
     "engine": LEAVES | {"models"},
-    "codec": LEAVES | {"video", "models", "engine", "bitstream", "container", "output"},
+    "options": LEAVES | {"video"},
+    "codec": LEAVES | {"video", "models", "engine", "bitstream", "container", "output", "options"},
     "train": LEAVES | {"models", "metrics", "video", "bitstream", "engine"},
-    "cli": LEAVES | {"codec", "container", "train", "engine", "models", "output", "video", "cli", "__init__"},
+    "cli": LEAVES
+    | {"codec", "options", "container", "train", "engine", "models", "output", "video", "cli", "__init__"},
     "__main__": {"cli"},
     "__init__": set(),
 }

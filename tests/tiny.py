@@ -94,6 +94,7 @@ def make_golden() -> None:
     """Write the golden file of the present format version, its symbols and its frames."""
     from cvvae_cli import codec
     from cvvae_cli.models import registry
+    from cvvae_cli.options import EncodeOptions
     from cvvae_cli.video.writer import OutputOptions, VideoWriter
 
     MODELS["tiny-1"] = tiny_spec()
@@ -105,7 +106,7 @@ def make_golden() -> None:
     with VideoWriter(source, source, info, OutputOptions(codec="ffv1"), None) as video:
         for batch in batches_of(rgb, ticks=40):
             video.write(batch)
-    options = codec.EncodeOptions(model="tiny-1", device="cpu", dtype="fp32", force=True)
+    options = EncodeOptions(model="tiny-1", device="cpu", dtype="fp32", force=True)
     codec.encode_file(source, golden, options)
     with codec.open_cvl(golden) as cvl:
         spec, weights = codec.model_of(cvl.header)

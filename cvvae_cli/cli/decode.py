@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from cvvae_cli.cli import console
 from cvvae_cli.cli.options import Device, Dtype, Force, Json, NoAudio, Tile
+from cvvae_cli.errors import ConfigError
 from cvvae_cli.output import require_writable
 
 
@@ -24,6 +26,14 @@ def decode(
         int | None, typer.Option(min=0, max=63, help="Quality of the output codec; lower is better.")
     ] = None,
     pix_fmt: Annotated[str | None, typer.Option("--pix-fmt", help="Pixel format of the output.")] = None,
+    start_frame: Annotated[
+        int | None, typer.Option(min=0, help="First frame to decode; the first is 0.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="How many frames to decode.")] = None,
+    start: Annotated[str | None, typer.Option(help="Where to start, as seconds or [hh:]mm:ss.")] = None,
+    duration: Annotated[
+        str | None, typer.Option(help="How much to decode, as seconds or [hh:]mm:ss.")
+    ] = None,
     no_audio: NoAudio = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -33,10 +43,25 @@ def decode(
 ) -> None:
     """Turn a .cvl file back into a video."""
     require_writable(output, (source,), force=force)
-    from cvvae_cli.codec import DecodeOptions, as_json, decode_file  # torch loads here
+    if start is not None and start_frame is not None:
+        raise ConfigError("--start and --start-frame say the same thing", hint="pass one of them")
+    times = [None if text is None else parse_time(text) for text in (start, duration)]
+    from cvvae_cli.codec import decode_file  # torch loads here
+    from cvvae_cli.options import DecodeOptions, as_json
     from cvvae_cli.video.writer import OutputOptions
 
-    options = DecodeOptions(not no_audio, device, dtype, tile, OutputOptions(codec, crf, pix_fmt), force)
+    options = DecodeOptions(
+        audio=not no_audio,
+        start_frame=start_frame or 0,
+        frames=frames,
+        start_seconds=times[0],
+        duration_seconds=times[1],
+        device=device,
+        dtype=dtype,
+        tile_pixels=tile,
+        output=OutputOptions(codec, crf, pix_fmt),
+        force=force,
+    )
     with console.progress("decode") as on_progress:
         report = decode_file(source, output, options, on_progress=on_progress)
     if json:
@@ -50,3 +75,21 @@ def decode(
         "device": f"{report.device}, {report.dtype}",
     }
     console.print_table(str(output), rows)
+
+
+def parse_time(text: str) -> Fraction:
+    """Seconds, or [hh:]mm:ss. Raises ConfigError for what is neither.
+
+    >>> parse_time("1:02.5")
+    Fraction(125, 2)
+    """
+    try:
+        parts = [Fraction(part) for part in text.split(":")]
+    except (ValueError, ZeroDivisionError):
+        parts = []
+    if not 1 <= len(parts) <= 3 or any(part < 0 for part in parts):
+        raise ConfigError(f"{text!r} is not a time", hint="for example 12.5 or 1:02:03")
+    seconds = Fraction(0)
+    for part in parts:
+        seconds = seconds * 60 + part
+    return seconds

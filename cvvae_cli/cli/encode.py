@@ -34,7 +34,8 @@ def encode(
     """Compress a video into a .cvl file."""
     require_writable(output, (source,), force=force)
     frame_rate = parse_rate(fps) if fps is not None else None
-    from cvvae_cli.codec import EncodeOptions, as_json, encode_file  # torch loads here
+    from cvvae_cli.codec import encode_file  # torch loads here
+    from cvvae_cli.options import EncodeOptions, as_json
 
     options = EncodeOptions(model, not no_audio, frame_rate, device, dtype, tile, force)
     with console.progress("encode") as on_progress:

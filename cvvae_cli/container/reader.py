@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -121,6 +122,13 @@ class CvlReader:
         if not 0 <= frame < self.num_frames:
             raise IndexError(f"frame {frame} of {self.num_frames}")
         return self.header.geometry.latent_of(frame) // self.header.chunk
+
+    def frame_at(self, ticks: int) -> int:
+        """The first frame shown at `ticks` of the time base or later; `num_frames` if there is none."""
+        chunk = bisect_left(range(len(self.index)), ticks, key=lambda i: self.read_chunk(i).pts[-1])
+        if chunk == len(self.index):
+            return self.num_frames
+        return self.frames_of(chunk).start + bisect_left(self.read_chunk(chunk).pts, ticks)
 
     def records(self) -> Iterator[Record]:
         """Every record after the header, in order; checks that they tile the file."""

@@ -86,14 +86,29 @@ class ChainedBytes(io.RawIOBase):
 class SideReader:
     """The packets of the side streams in order of time, up to where the video has come."""
 
-    def __init__(self, parts: Iterator[bytes]) -> None:
+    def __init__(
+        self, parts: Iterator[bytes], start: Fraction = Fraction(0), stop: Fraction | None = None
+    ) -> None:
+        """Of the time from `start` to `stop` seconds; times are given from `start` on."""
         try:
             self.container = av.open(ChainedBytes(parts), "r", format="matroska")
             self.stream = self.container.streams.audio[0]
         except (av.FFmpegError, IndexError):
             raise CorruptFileError("the side streams are damaged") from None
-        self._packets = (p for p in self.container.demux(self.stream) if p.size)
+        self._packets = self._cut(start, stop)
         self._next = next(self._packets, None)
+
+    def _cut(self, start: Fraction, stop: Fraction | None) -> Iterator[Any]:
+        for packet in self.container.demux(self.stream):
+            if not packet.size or packet.pts is None or packet.dts is None:
+                continue
+            shift = round(start / packet.time_base)
+            if start and packet.pts < shift:
+                continue
+            if stop is not None and packet.pts * packet.time_base >= stop:
+                return
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            yield packet
 
     def until(self, seconds: Fraction | None) -> Iterator[Any]:
         """Packets that start before `seconds`; all that are left for None."""

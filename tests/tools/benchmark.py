@@ -16,9 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from figures import markdown, replace_figures
 from make_clip import make_clip
-from rich.console import Console
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvvae_cli.engine.device import choose_placement, keep_freed_memory
@@ -72,16 +71,13 @@ def network() -> None:
         for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
     }
     best = max(rates.values())
-    console = Console()
-    console.print(
-        f"{spec.name} on {placement.device} ({platform.processor() or platform.machine()}, "
-        f"{torch.get_num_threads()} threads), {placement.dtype_name}, {frames} frames of {WIDTH}x{HEIGHT}; "
-        f"3x3x3 convolutions of {channels} channels: "
-        + ", ".join(f"{name} {rate / 1e12:.3f} TFLOP/s" for name, rate in rates.items())
+    machine = (
+        f"`{spec.name}` on {machine_name(placement.device)}, {placement.dtype_name}, {frames} frames of "
+        f"{WIDTH}x{HEIGHT}. Convolutions 3x3x3 of {channels} channels reach "
+        + " and ".join(f"{rate / 1e12:.3f} TFLOP/s in {name}" for name, rate in rates.items())
+        + " here."
     )
-    table = Table()
-    for column in ("", "FLOP per pixel", "TFLOP/s", "of bf16 convolution", "of the faster", "Mpixel/s"):
-        table.add_column(column, justify="right")
+    rows = []
     for name, run in (
         ("encode", lambda: synchronized(model.encode_groups(video, {}))),
         ("decode", lambda: synchronized(model.decode_groups(latents, {}))),
@@ -92,8 +88,30 @@ def network() -> None:
         rate = rate_of(run, flop)
         shares = (f"{rate / rates['bf16']:.0%}", f"{rate / best:.0%}")
         speed = rate / flop * pixels / 1e6
-        table.add_row(name, f"{flop / pixels:,.0f}", f"{rate / 1e12:.3f}", *shares, f"{speed:.2f}")
-    console.print(table)
+        rows.append([name, f"{flop / pixels:,.0f}", f"{rate / 1e12:.3f}", *shares, f"{speed:.2f}"])
+    head = [
+        "",
+        "FLOP per pixel",
+        "TFLOP/s",
+        "of the bf16 convolution",
+        "of the faster convolution",
+        "Mpixel/s",
+    ]
+    text = f"{machine}\n\n{markdown(head, rows)}"
+    print(text)
+    replace_figures("README.md", "benchmark", text)
+
+
+def machine_name(device: torch.device) -> str:
+    """What computes: the GPU's name, or the CPU's with its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    features = torch.cpu.get_capabilities()
+    units = [name for name in ("amx_bf16", "avx512_bf16", "avx512_f") if features.get(name)]
+    name = names[0] if names else platform.machine()
+    return f"{name}, {torch.get_num_threads()} cores, {units[0] if units else 'no AVX-512'}"
 
 
 def memory() -> None:
@@ -113,8 +131,13 @@ def memory() -> None:
                 report = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)
                 peaks[command].append(report["peak_memory_bytes"])
                 print(f"{command} {frames} frames: {report['peak_memory_bytes'] / 1e6:.0f} MB", flush=True)
-    for command, (short, long) in peaks.items():
-        print(f"{command}: 3000 frames need {long / short:.3f} times the memory of 300")
+    rows = [
+        [command, f"{short / 1e6:.0f} MB", f"{long / 1e6:.0f} MB", f"{long / short:.3f}"]
+        for command, (short, long) in peaks.items()
+    ]
+    text = markdown(["640x360", "300 frames", "3000 frames", "ratio"], rows)
+    print(text)
+    replace_figures("README.md", "memory", text)
 
 
 if __name__ == "__main__":

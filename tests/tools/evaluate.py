@@ -29,6 +29,7 @@ from cvvae_cli.metrics.ssim import ssim
 from cvvae_cli.models.compact import COARSE, TIME, Compact, CompactConfig
 from cvvae_cli.models.layers import fold
 from cvvae_cli.models.registry import find_model
+from cvvae_cli.options import DecodeOptions, EncodeOptions
 from cvvae_cli.train.config import DataSection
 from cvvae_cli.train.data import ClipSampler, find_sources, principal_components
 from cvvae_cli.train.tables import fit_tables
@@ -75,8 +76,8 @@ def product(clip: Clip, folder: Path, model: str) -> dict[str, float]:
     """Encode a file and decode it again, exactly as a user would."""
     source, cvl, back = folder / "source.mkv", folder / "clip.cvl", folder / "back.mkv"
     write_lossless(clip, source)
-    report = codec.encode_file(source, cvl, codec.EncodeOptions(model=model, force=True))
-    lossless = codec.DecodeOptions(output=OutputOptions(codec="ffv1"), force=True)
+    report = codec.encode_file(source, cvl, EncodeOptions(model=model, force=True))
+    lossless = DecodeOptions(output=OutputOptions(codec="ffv1"), force=True)
     decoded = codec.decode_file(cvl, back, lossless)
     with open_source(back) as video:
         rgb = np.concatenate([b.rgb for b in video])

@@ -9,7 +9,7 @@ from tiny import moving_picture
 from cvvae_cli.errors import ConfigError, OutputNotWritableError
 from cvvae_cli.types import FrameBatch, VideoInfo
 from cvvae_cli.video.reader import open_source
-from cvvae_cli.video.sidestreams import SideReader, SideWriter
+from cvvae_cli.video.sidestreams import AppendedBytes, SideReader, SideWriter
 from cvvae_cli.video.writer import OutputOptions, VideoWriter, require_known_output, write_picture
 
 
@@ -130,6 +130,27 @@ def test_audio_packets_come_through_byte_for_byte_and_in_time(tmp_path, codec, s
     assert len(before) > 5
     times = [sorted(p[0] for p in packets(path, "video")) for path in (source, output)]
     assert max(abs(a - b) for a, b in zip(*times, strict=True)) <= 0.0011
+
+
+def test_a_part_of_the_sound_starts_at_zero():
+    step = 1024
+    sink = AppendedBytes()
+    with av.open(sink, "w", format="matroska") as container:
+        stream = container.add_stream("pcm_s16le", rate=48000, layout="mono")
+        for number in range(100):
+            sound = av.AudioFrame.from_ndarray(
+                np.full((1, step), number, np.int16), format="s16", layout="mono"
+            )
+            sound.sample_rate, sound.pts = 48000, number * step
+            container.mux(stream.encode(sound))
+    start, stop = Fraction(1, 2), Fraction(1)
+    part = SideReader(iter([sink.take()]), start, stop)
+    found = [
+        (float(p.pts * p.time_base), int(np.frombuffer(bytes(p), np.int16)[0])) for p in part.until(None)
+    ]
+    expected = [n for n in range(100) if 0.5 <= round(n * step / 48, 0) / 1000 < 1]
+    assert [number for _, number in found] == expected
+    assert all(abs(time - (n * step / 48000 - 0.5)) <= 0.001 for time, n in found)
 
 
 def packets(path, kind):
