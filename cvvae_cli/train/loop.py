@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cvvae_cli.engine.device import cpu_multiplies_bf16
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.compact import COARSE, TIME, Compact, CompactConfig
 from cvvae_cli.models.layers import fold
@@ -110,7 +111,7 @@ def stage_at(step: int, schedule: ScheduleSection) -> Stage:
 
 def autocast_for(device: torch.device) -> Callable[[], Any]:
     """bf16 autocast where the device is fast at it."""
-    if device.type != "cpu" or torch.cpu._is_avx512_bf16_supported():
+    if device.type != "cpu" or cpu_multiplies_bf16():
         return lambda: torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext
 
