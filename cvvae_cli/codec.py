@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import resource
 import sys
@@ -49,6 +50,8 @@ from cvvae_cli.video.writer import (
     require_known_output,
     write_picture,
 )
+
+logger = logging.getLogger("cvvae")
 
 
 def encode_file(
@@ -207,7 +210,9 @@ def decode_file(
     options = options or DecodeOptions()
     began = time.monotonic()
     outputs.require_writable(output, (source,), force=options.force)
-    with open_cvl(source) as cvl:
+    with open_cvl(source, allow_partial=options.allow_partial) as cvl:
+        if cvl.is_cut:
+            logger.warning("%s was cut; its first %d frames are decoded", source, cvl.num_frames)
         frames = choose_frames(cvl, options)
         require_known_output(output, len(frames))
         spec, weights = model_of(cvl.header)
@@ -221,7 +226,7 @@ def decode_file(
             else:
                 start, stop = time_span(cvl, frames)
                 end = None if stop is None else stop * info.time_base
-                side = open_side(source, start * info.time_base, end) if options.audio else None
+                side = open_side(cvl, source, start * info.time_base, end) if options.audio else None
                 with VideoWriter(part, output, info, options.output, side) as video:
                     for batch in batches:
                         video.write(FrameBatch(batch.rgb, batch.pts - start))
@@ -347,11 +352,13 @@ def info_of(cvl: CvlReader) -> VideoInfo:
     )
 
 
-def open_side(source: Path, start: Fraction, stop: Fraction | None) -> SideReader | None:
-    """The side streams of a file from `start` to `stop` seconds; None if there are none."""
+def open_side(cvl: CvlReader, source: Path, start: Fraction, stop: Fraction | None) -> SideReader | None:
+    """The side streams from `start` to `stop` seconds, read beside the chunks; None if there are none."""
 
     def parts() -> Iterator[bytes]:
-        with open_cvl(source) as cvl:
-            yield from cvl.side_data()
+        with open_cvl(source, allow_partial=cvl.is_cut) as beside:
+            yield from beside.side_data()
 
-    return SideReader(parts(), start, stop) if next(parts(), None) is not None else None
+    if next(parts(), None) is None:
+        return None
+    return SideReader(parts(), start, stop, may_be_cut=cvl.is_cut)

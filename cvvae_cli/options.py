@@ -30,6 +30,7 @@ class DecodeOptions:
     frames: int | None = None
     start_seconds: Fraction | None = None
     duration_seconds: Fraction | None = None
+    allow_partial: bool = False  # decode what a cut file still holds
     device: str = "auto"
     dtype: str = "auto"
     tile_pixels: int | None = None

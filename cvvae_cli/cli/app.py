@@ -13,6 +13,7 @@ from cvvae_cli.cli import console
 from cvvae_cli.cli.decode import decode
 from cvvae_cli.cli.encode import encode
 from cvvae_cli.cli.info import info
+from cvvae_cli.cli.repair import repair
 from cvvae_cli.cli.train import train
 from cvvae_cli.cli.verify import verify
 from cvvae_cli.errors import CvvaeError
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, verify, train):
+for command in (encode, decode, info, verify, repair, train):
     app.command()(command)
 
 

@@ -34,6 +34,9 @@ def decode(
     duration: Annotated[
         str | None, typer.Option(help="How much to decode, as seconds or [hh:]mm:ss.")
     ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Decode what a file that was cut still holds.")
+    ] = False,
     no_audio: NoAudio = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -56,6 +59,7 @@ def decode(
         frames=frames,
         start_seconds=times[0],
         duration_seconds=times[1],
+        allow_partial=allow_partial,
         device=device,
         dtype=dtype,
         tile_pixels=tile,

@@ -19,7 +19,7 @@ def info(
     json: Json = False,
 ) -> None:
     """Show what a .cvl file holds."""
-    with open_cvl(source) as cvl:
+    with open_cvl(source, allow_partial=True) as cvl:
         values = describe(cvl)
     if json:
         console.print_json(values)
@@ -27,7 +27,8 @@ def info(
     rows = {
         "video": f"{values['frames']} frames of {values['width']}x{values['height']}, "
         f"{values['frame_rate']:.6g} per second, {values['duration_seconds']:.2f} s",
-        "size": console.bytes_text(values["file_bytes"]),
+        "size": console.bytes_text(values["file_bytes"])
+        + (", cut: the figures are of what is there" if values["is_cut"] else ""),
         "audio": console.bytes_text(values["side_bytes"]) if values["side_bytes"] else "none",
         "bits per pixel": f"{values['bits_per_pixel']:.4f}",
         "model": f"{values['model']} ({values['weights_sha256'][:12]}…)",
@@ -54,6 +55,7 @@ def describe(cvl: CvlReader) -> dict[str, Any]:
     pixels = header.size[0] * header.size[1] * cvl.num_frames
     return {
         "format": f"cvl {VERSION[0]}.{VERSION[1]}",
+        "is_cut": cvl.is_cut,
         "frames": cvl.num_frames,
         "width": header.size[0],
         "height": header.size[1],

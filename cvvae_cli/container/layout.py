@@ -63,7 +63,7 @@ def read_exactly(file: BinaryIO, size: int) -> bytes:
     return data
 
 
-CUT_HINT = "the file was cut short: copy or encode it again"
+CUT_HINT = "the file was cut short: copy it again, or save what is there with `cvvae repair`"
 
 
 def read_record(file: BinaryIO, offset: int) -> Record:

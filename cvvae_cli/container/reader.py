@@ -32,9 +32,12 @@ from cvvae_cli.errors import CorruptFileError, SourceNotFoundError, UnreadableSo
 
 
 class CvlReader:
-    """A whole .cvl file in a seekable binary file. Raises CorruptFileError wherever it breaks FORMAT.md."""
+    """A .cvl file in a seekable binary file. Raises CorruptFileError wherever it breaks FORMAT.md.
 
-    def __init__(self, file: BinaryIO) -> None:
+    With `allow_partial` a file that was cut is read up to its last whole record, and `is_cut` says so.
+    """
+
+    def __init__(self, file: BinaryIO, *, allow_partial: bool = False) -> None:
         self.file = file
         self.size_bytes = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -45,8 +48,15 @@ class CvlReader:
             raise CorruptFileError("the first record is not the header")
         self.header: Header = parse_header(unpack_header(head.payload))
         self._first_record = file.tell()
-        index_offset, self.num_frames, self.num_latents = self._read_footer()
-        self.index = self._read_index(index_offset)
+        self._end = self.size_bytes  # of what is read
+        self.is_cut = False
+        try:
+            index_offset, self.num_frames, self.num_latents = self._read_footer()
+            self.index = self._read_index(index_offset)
+        except CorruptFileError:
+            if not allow_partial:
+                raise
+            self._scan()
 
     def __enter__(self) -> CvlReader:
         return self
@@ -87,6 +97,29 @@ class CvlReader:
         if any(a >= b for a, b in pairwise(bounds)):
             raise CorruptFileError("the index points outside the file, or backwards")
         return offsets
+
+    def _scan(self) -> None:
+        """Find the whole chunks of a cut file."""
+        self.is_cut, self.num_frames, self.num_latents = True, 0, 0
+        offsets: list[int] = []
+        end = self._first_record
+        try:
+            for record in self.records():
+                if record.tag == LATENTS:
+                    chunk = unpack_chunk(record)
+                    if chunk.latents.start != self.num_latents or self.num_latents % self.header.chunk:
+                        break
+                    offsets.append(record.offset)
+                    self.num_latents = chunk.latents.stop
+                    self.num_frames += len(chunk.pts)
+                elif record.tag in (INDEX, FOOT):
+                    break
+                end = self.file.tell()
+        except CorruptFileError:
+            pass  # the cut
+        if not offsets or self.header.geometry.num_latents(self.num_frames) != self.num_latents:
+            raise CorruptFileError("the file holds no whole chunk", hint=CUT_HINT)
+        self.index, self._end = tuple(offsets), end
 
     def latents_of(self, number: int) -> range:
         """The latent frames of a chunk."""
@@ -133,7 +166,7 @@ class CvlReader:
     def records(self) -> Iterator[Record]:
         """Every record after the header, in order; checks that they tile the file."""
         offset = self._first_record
-        while offset < self.size_bytes:
+        while offset < self._end:
             record = self._record_at(offset)
             offset = self.file.tell()
             yield record
@@ -168,7 +201,7 @@ class CvlReader:
             raise CorruptFileError(f"{number} chunks, the index has {len(self.index)}")
 
 
-def open_cvl(source: Path) -> CvlReader:
+def open_cvl(source: Path, *, allow_partial: bool = False) -> CvlReader:
     """Open a .cvl file; use the reader as a context."""
     if not source.exists():
         raise SourceNotFoundError(f"{source} does not exist")
@@ -179,7 +212,7 @@ def open_cvl(source: Path) -> CvlReader:
     except PermissionError:
         raise UnreadableSourceError(f"{source} may not be read", hint="check its permissions") from None
     try:
-        return CvlReader(file)
+        return CvlReader(file, allow_partial=allow_partial)
     except BaseException:
         file.close()
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from cvvae_cli.container.header import Header
 from cvvae_cli.container.layout import (
@@ -21,7 +21,11 @@ from cvvae_cli.container.layout import (
     pack_chunk,
     pack_header,
     pack_record,
+    unpack_chunk,
 )
+
+if TYPE_CHECKING:
+    from cvvae_cli.container.reader import CvlReader
 
 
 class CvlWriter:
@@ -58,6 +62,15 @@ class CvlWriter:
             part = data[start : start + MAX_SIDE_BYTES]
             self._append(pack_record(SIDE, part))
             self.side_bytes += len(part) + RECORD_OVERHEAD
+
+    def copy(self, source: CvlReader) -> None:
+        """Append the chunks and side streams of another file of the same header."""
+        for record in source.records():
+            if record.tag == LATENTS:
+                chunk = unpack_chunk(record)
+                self.write_chunk(len(chunk.latents), chunk.pts, chunk.symbols)
+            elif record.tag == SIDE:
+                self.write_side(record.payload)
 
     def finish(self) -> None:
         """Append index and footer."""

@@ -87,7 +87,12 @@ class SideReader:
     """The packets of the side streams in order of time, up to where the video has come."""
 
     def __init__(
-        self, parts: Iterator[bytes], start: Fraction = Fraction(0), stop: Fraction | None = None
+        self,
+        parts: Iterator[bytes],
+        start: Fraction = Fraction(0),
+        stop: Fraction | None = None,
+        *,
+        may_be_cut: bool = False,
     ) -> None:
         """Of the time from `start` to `stop` seconds; times are given from `start` on."""
         try:
@@ -95,11 +100,12 @@ class SideReader:
             self.stream = self.container.streams.audio[0]
         except (av.FFmpegError, IndexError):
             raise CorruptFileError("the side streams are damaged") from None
+        self._may_be_cut = may_be_cut
         self._packets = self._cut(start, stop)
         self._next = next(self._packets, None)
 
     def _cut(self, start: Fraction, stop: Fraction | None) -> Iterator[Any]:
-        for packet in self.container.demux(self.stream):
+        for packet in self._demux():
             if not packet.size or packet.pts is None or packet.dts is None:
                 continue
             shift = round(start / packet.time_base)
@@ -109,6 +115,13 @@ class SideReader:
                 return
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
             yield packet
+
+    def _demux(self) -> Iterator[Any]:
+        try:
+            yield from self.container.demux(self.stream)
+        except av.FFmpegError:
+            if not self._may_be_cut:
+                raise CorruptFileError("the side streams are damaged") from None
 
     def until(self, seconds: Fraction | None) -> Iterator[Any]:
         """Packets that start before `seconds`; all that are left for None."""

@@ -188,3 +188,29 @@ def test_side_data_beyond_a_record_is_split():
         assert [len(p) for p in parts] == [layout.MAX_SIDE_BYTES] * 2
         assert b"".join(parts) == sound
         assert cvl.side_bytes() == len(sound) + 2 * layout.RECORD_OVERHEAD
+
+
+@pytest.mark.parametrize("cut", range(len(WHOLE)))
+def test_a_file_cut_anywhere_is_read_up_to_its_last_whole_record(cut):
+    try:
+        reader = CvlReader(io.BytesIO(WHOLE[:cut]), allow_partial=True)
+    except CorruptFileError:
+        assert cut < WHOLE.index(b"SIDE")  # not even the first chunk is whole
+        return
+    with reader as cvl:
+        assert cvl.is_cut
+        cvl.verify()
+        chunks = 1 if cut < WHOLE.rindex(b"SIDE") else 2
+        assert (len(cvl.index), cvl.num_frames) == (chunks, 13 if chunks == 1 else 22)
+        file = io.BytesIO()
+        with CvlWriter(file, cvl.header) as saved:
+            saved.copy(cvl)
+    data = file.getvalue()
+    assert read_everything(data)[0] == (13 if chunks == 1 else 22)
+    if cut >= WHOLE.index(b"INDX"):
+        assert data == WHOLE  # only index and footer were missing
+
+
+def test_a_whole_file_is_not_cut():
+    with CvlReader(io.BytesIO(WHOLE), allow_partial=True) as cvl:
+        assert not cvl.is_cut
