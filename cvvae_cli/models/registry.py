@@ -58,7 +58,7 @@ MODELS: dict[str, ModelSpec] = {
         geometry=LatentGeometry(channels=32, frames=4, pixels=8),
         build=build_compact,
         weights_file="compact-1.safetensors",
-        weights_sha256="09cbf18c12cd100f34b45cecefad81082cbb231e599b399eb9a876e0769792d4",
+        weights_sha256="2d685672da9ab47b35ba500d8366d0ed4bea8e762c042b70fb7cb71469840de7",
         chunk_latents=4,
         coder="context-1",
         period=32,
