@@ -23,10 +23,10 @@ from torch.nn import functional
 
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.train.config import DataSection
+from cvvae_cli.video.reader import PICTURE_SUFFIXES, frame_files
 
 logger = logging.getLogger("cvvae")
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".y4m", ".mpg", ".ts"}
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MIN_FRAME_FOLDER = 8  # a folder with fewer pictures is a folder of photos
 MAX_UNREADABLE = 20
 CAMERA_SPEEDS = (0.0, 0.003, 0.01, 0.03)  # of the picture's size per frame
@@ -57,7 +57,7 @@ def find_sources(folders: tuple[str, ...], exclude: tuple[str, ...] = ()) -> Sou
 
 def collect(folder: Path, exclude: tuple[str, ...], videos: list[Path], photos: list[Path]) -> None:
     entries = [e for e in sorted(folder.iterdir()) if not any(fnmatch.fnmatch(e.name, p) for p in exclude)]
-    pictures = [e for e in entries if e.suffix.lower() in PHOTO_SUFFIXES]
+    pictures = [e for e in entries if e.suffix.lower() in PICTURE_SUFFIXES]
     if len(pictures) >= MIN_FRAME_FOLDER and all(e.stem.isdigit() for e in pictures):
         videos.append(folder)
     else:
@@ -86,9 +86,8 @@ def decode_scaled(path: Path, max_frames: int, short_side: int) -> Tensor:
 
 def load_video(path: Path, config: DataSection) -> Tensor:
     if path.is_dir():
-        files = [e for e in sorted(path.iterdir()) if e.suffix.lower() in PHOTO_SUFFIXES]
-        clips = [decode_scaled(f, 1, config.short_side) for f in files[: config.max_clip_frames]]
-        return torch.cat(clips)
+        files = frame_files(path)[: config.max_clip_frames]
+        return torch.cat([decode_scaled(f, 1, config.short_side) for f in files])
     return decode_scaled(path, config.max_clip_frames, config.short_side)
 
 
