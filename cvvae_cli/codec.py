@@ -288,13 +288,8 @@ def decode_frames(
     frames = range(cvl.num_frames) if frames is None else frames
     context = -(-cvl.header.context[1] // cvl.header.chunk)
     first = max(0, cvl.chunk_at(frames.start) - context)
-    chunks = range(first, cvl.chunk_at(frames.stop - 1) + 1)
-    number = cvl.frames_of(first).start
-    for batch in engine.decode_stream(read_latents(cvl, weights, chunks), *cvl.header.size):
-        keep = slice(max(0, frames.start - number), max(0, frames.stop - number))
-        number += len(batch)
-        if len(batch.pts[keep]):
-            yield FrameBatch(batch.rgb[keep], batch.pts[keep])
+    chunks = read_latents(cvl, weights, range(first, cvl.chunk_at(frames.stop - 1) + 1))
+    yield from engine.decode_stream(chunks, *cvl.header.size, frames)
 
 
 def choose_frames(cvl: CvlReader, options: DecodeOptions) -> range:

@@ -1,4 +1,9 @@
-"""Frames to latents and back as streams: one chunk in memory at a time, whatever the length."""
+"""Frames to latents and back as streams: one chunk in memory at a time, whatever the length.
+
+The network sees a few latent frames at a time, a *group*: its length follows from the size of the picture
+and the kind of device alone, and groups are anchored at latent 0. So the same kernels see the same shapes
+wherever a job starts, and its results are the same to the last bit on one machine.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cvvae_cli.engine.device import Placement, keep_freed_memory
-from cvvae_cli.engine.plan import pad_frames, plan_tiles, regroup
+from cvvae_cli.engine.plan import group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.models.autoencoder import StreamingAutoencoder
@@ -22,6 +27,7 @@ from cvvae_cli.types import FrameBatch, LatentChunk
 logger = logging.getLogger("cvvae")
 LARGEST_WHOLE_PICTURE = 1920 * 1088  # pixels; above, the picture is tiled
 DEFAULT_TILE_PIXELS = 1024
+BUSY_POSITIONS = 4096  # latent positions of a group that keep a CPU busy (`make benchmark`)
 
 
 @dataclass(frozen=True)
@@ -76,37 +82,77 @@ class Engine:
             height, width = geometry.latent_size(batch.rgb.shape[2], batch.rgb.shape[1])
             if runner is None:
                 runner = self._runner(self._encode, height, width, geometry.pixels, 1, self.spec.encode_halo)
-            repeats = geometry.frames - 1 if latent == 0 else 0
-            rgb = pad_frames(batch.rgb, repeats, geometry.frames * chunk, geometry.pixels)
             start = geometry.frames_of(range(latent, latent + chunk)).start
             frames = range(start, start + len(batch))
             count = geometry.num_latents(frames.stop) - latent
-            latents = self._finite(runner, self._pixels_to_network(rgb), frames)[:, :, :count]
-            yield LatentChunk(latents[0].float().cpu().numpy(), frames, batch.pts)
+            group = self._group(height, width)
+            step = geometry.frames * group
+            repeats = geometry.frames - 1 if latent == 0 else 0
+            rgb = pad_frames(batch.rgb, repeats, step * -(-count // group), geometry.pixels)
+            parts = []
+            for at in range(0, len(rgb), step):
+                x = self._pixels_to_network(rgb[at : at + step])
+                parts.append(self._finite(runner, x, frames)[0].float().cpu())
+            yield LatentChunk(torch.cat(parts, dim=1)[:, :count].numpy(), frames, batch.pts)
             latent += count
 
     @torch.inference_mode()
-    def decode_stream(self, chunks: Iterable[LatentChunk], width: int, height: int) -> Iterator[FrameBatch]:
-        """Frames of consecutive chunks of the grid, cropped to the true size.
+    def decode_stream(
+        self, chunks: Iterable[LatentChunk], width: int, height: int, frames: range | None = None
+    ) -> Iterator[FrameBatch]:
+        """Frames of consecutive chunks of the grid, cropped to the true size: those in `frames`, or all.
 
-        Started in the middle, the frames of the first `decode_context` latent frames differ: drop them.
+        With `frames`, only what reaches into them is computed. Their pixels are those of the whole video
+        if the chunks start at least `decode_context` latent frames before the first of them.
         """
-        geometry, length = self.spec.geometry, self.spec.chunk_latents
+        wanted = range(2**62) if frames is None else frames
         runner: TiledRunner | None = None
         for chunk in chunks:
-            latents = torch.from_numpy(chunk.latents)[None]
             if runner is None:
-                rows, columns = latents.shape[-2:]
+                rows, columns = chunk.latents.shape[-2:]
                 halo = self.spec.decode_halo
-                runner = self._runner(self._decode, rows, columns, 1, geometry.pixels, halo)
-            missing = length - latents.shape[2]
-            if missing:  # causal: what is repeated after the end changes nothing before it
-                latents = torch.cat([latents, latents[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
-            x = latents.to(self.placement.device, memory_format=torch.channels_last_3d)
-            video = self._finite(runner, x, chunk.frames)
-            skip = geometry.frames - 1 if chunk.frames.start == 0 else 0
-            video = video[:, :, skip : skip + len(chunk.frames), :height, :width]
-            yield FrameBatch(self._network_to_pixels(video), chunk.pts)
+                runner = self._runner(self._decode, rows, columns, 1, self.spec.geometry.pixels, halo)
+            for batch in self._decode_chunk(runner, chunk, wanted):
+                yield FrameBatch(np.ascontiguousarray(batch.rgb[:, :height, :width]), batch.pts)
+
+    def _decode_chunk(self, runner: TiledRunner, chunk: LatentChunk, wanted: range) -> Iterator[FrameBatch]:
+        """The wanted frames of a chunk, group by group, not cropped; what does not reach them is skipped."""
+        geometry = self.spec.geometry
+        group = self._group(*chunk.latents.shape[-2:])
+        first = geometry.latent_of(chunk.frames.start)
+        start = geometry.latent_of(wanted.start) // group * group  # of the group to decode first
+        for at in range(0, chunk.latents.shape[1], group):
+            of_group = geometry.frames_of(range(first + at, first + at + group))
+            to_go = start - first - at
+            if of_group.start >= wanted.stop or to_go >= self.spec.decode_context + group:
+                continue
+            x = self._latents_to_network(chunk.latents[:, at : at + group], group)
+            if to_go > 0:
+                self._prime(runner, x, to_go, of_group)
+                continue
+            video = self._finite(runner, x, of_group)
+            begin = of_group.stop - geometry.frames * group  # below 0 in the first group of a video
+            stop = min(chunk.frames.stop, of_group.stop, wanted.stop)
+            keep = range(max(of_group.start, wanted.start), stop)
+            if keep:
+                pts = chunk.pts[keep.start - chunk.frames.start : keep.stop - chunk.frames.start]
+                kept = video[:, :, keep.start - begin : keep.stop - begin]
+                yield FrameBatch(self._network_to_pixels(kept), pts)
+
+    def _group(self, rows: int, columns: int) -> int:
+        """Latent frames that the network sees at a time."""
+        chunk = self.spec.chunk_latents
+        if self.placement.device.type != "cpu":
+            return chunk
+        return group_latents(rows * columns, chunk, BUSY_POSITIONS)
+
+    def _latents_to_network(self, latents: np.ndarray, group: int) -> Tensor:
+        """float32 (C, t, h, w) → (1, C, group, h, w) on the device, the last repeated."""
+        x = torch.from_numpy(np.ascontiguousarray(latents))[None]
+        missing = group - x.shape[2]
+        if missing:  # causal: what is repeated after the end changes nothing before it
+            x = torch.cat([x, x[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
+        return x.to(self.placement.device).contiguous(memory_format=torch.channels_last_3d)
 
     def _runner(
         self,
@@ -126,10 +172,21 @@ class Engine:
     def _decode(self, x: Tensor, memory: Memory) -> Tensor:
         return self.network.decode_groups(x, memory)
 
-    def _finite(self, runner: TiledRunner, x: Tensor, frames: range) -> Tensor:
-        """Run a chunk; if it is not finite, go on in fp32; raise NonFiniteError if that does not help."""
+    def _prime(self, runner: TiledRunner, x: Tensor, to_go: int, frames: range) -> None:
+        """Bring the memory of a decoder up to the end of a group whose frames nobody wants."""
+
+        def prime(latents: Tensor, memory: Memory) -> Tensor:
+            return self.network.prime_decode(latents, memory, to_go)
+
+        self._finite(runner, x, frames, lambda x: runner.prime(x, prime))
+
+    def _finite(
+        self, runner: TiledRunner, x: Tensor, frames: range, run: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Run a group; if it is not finite, go on in fp32; raise NonFiniteError if that does not help."""
+        run = run or runner
         before = runner.snapshot()
-        y = runner(x)
+        y = run(x)
         if is_finite(y):
             return y
         if self.dtype != torch.float32:
@@ -138,7 +195,7 @@ class Engine:
             self.fell_back = True
             logger.warning("frames from %d on are computed in fp32: NaN or infinity before", frames.start)
             runner.memories = [carry_over(memory, old, self.network) for memory in before]
-            y = runner(x)
+            y = run(x)
             if is_finite(y):
                 return y
         raise NonFiniteError(

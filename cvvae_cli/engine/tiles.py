@@ -44,5 +44,13 @@ class TiledRunner:
         assert out is not None
         return out
 
+    def prime(self, x: Tensor, run: Run) -> Tensor:
+        """Let `run` prepare the memory of every tile; (n,) sums of what it computed, finite if all was."""
+        sums = []
+        for tile, memory in zip(self.tiles, self.memories, strict=True):
+            rows, columns = scaled(tile.window, self.scale_in)
+            sums.append(run(x[..., rows, columns], memory).float().sum())
+        return torch.stack(sums)
+
     def snapshot(self) -> list[Memory]:
         return [dict(memory) for memory in self.memories]

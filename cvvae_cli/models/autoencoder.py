@@ -43,6 +43,14 @@ class StreamingAutoencoder(VideoAutoencoder):
     def decode_groups(self, latents: Tensor, memory: Memory | None = None) -> Tensor:
         """(B, C, t, h, w) → (B, 3, time_stride*t, H, W), continuing from `memory`."""
 
+    def prime_decode(self, latents: Tensor, memory: Memory, to_go: int) -> Tensor:
+        """Bring `memory` to where `decode_groups` can go on, for less than decoding costs.
+
+        `to_go` is the number of latent frames from the first of `latents` to the first that is wanted.
+        Returns the last activations, for the caller to see that they are finite.
+        """
+        return self.decode_groups(latents, memory)
+
     def encode(self, video: Tensor) -> Tensor:
         first = video[:, :, :1].expand(-1, -1, self.time_stride - 1, -1, -1)
         return self.encode_groups(torch.cat([first, video], dim=2))

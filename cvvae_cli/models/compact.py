@@ -113,6 +113,20 @@ class Decoder(nn.Module):
             x = block(x)
         return unfold(self.head(functional.silu(x)), TIME, FINE)  # (B, 3, 4t, 8h, 8w)
 
+    def prime(self, latents: Tensor, memory: Memory, to_go: int) -> Tensor:
+        """Compute what the blocks must remember to go on `to_go` latent frames after the first of these.
+
+        A block's output matters from two latent frames before the wanted one for each block after it.
+        """
+        x = self.stem(latents)
+        for after, block in zip(reversed(range(len(self.coarse))), self.coarse, strict=True):
+            assert isinstance(block, HalfCausalBlock)
+            if to_go - latents.shape[2] >= 2 * after:
+                block.prime(x, memory)
+                break
+            x = block(x, memory)
+        return x
+
 
 class Compact(StreamingAutoencoder):
     """The default model. Latents are scaled so that the quantiser's step is 1."""
@@ -143,6 +157,9 @@ class Compact(StreamingAutoencoder):
     def decode_groups(self, latents: Tensor, memory: Memory | None = None) -> Tensor:
         linear = unfold(self.linear_decode(latents), TIME, COARSE)
         return self.decoder(latents.to(self.dtype), memory).to(linear.dtype).add_(linear)
+
+    def prime_decode(self, latents: Tensor, memory: Memory, to_go: int) -> Tensor:
+        return self.decoder.prime(latents.to(self.dtype), memory, to_go)
 
     @torch.no_grad()
     def start_from_principal_components(self, mean: Tensor, basis: Tensor, step: float) -> None:

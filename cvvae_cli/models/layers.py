@@ -64,13 +64,17 @@ class CausalConv(nn.Conv3d):
         super().__init__(inputs, outputs, 3, padding=(0, 1, 1))
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:  # (B, C, T, H, W)
+        return super().forward(self.with_past(x, memory))
+
+    def with_past(self, x: Tensor, memory: Memory | None) -> Tensor:
+        """The two frames before and `x`, of which the last two are remembered: (B, C, 2 + T, H, W)."""
         past = memory.get(self) if memory is not None else None
         if past is None:
             past = torch.cat([x[:, :, :1], x[:, :, :1]], dim=2)
         x = torch.cat([past, x], dim=2)
         if memory is not None:
             memory[self] = x[:, :, -2:].clone()  # a view would keep the whole piece alive
-        return super().forward(x)
+        return x
 
 
 class SpatialBlock(nn.Module):
@@ -93,6 +97,10 @@ class HalfCausalBlock(nn.Module):
         super().__init__()
         self.conv1 = CausalConv(channels, channels)
         self.conv2 = zero_init(SpatialConv(channels, channels))
+
+    def prime(self, x: Tensor, memory: Memory) -> None:
+        """Remember frames without computing anything of them."""
+        self.conv1.with_past(functional.silu(x), memory)
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         y = self.conv1(functional.silu(x), memory)

@@ -75,6 +75,26 @@ def test_a_start_in_the_middle_is_bit_identical_after_the_context(engine, tiny):
     assert np.array_equal(from_middle[skipped:], frames[13 + skipped :])
 
 
+@pytest.mark.parametrize("busy", [1, 100, 10**9], ids=["groups of 1", "groups of 2", "groups of 4"])
+@pytest.mark.parametrize("wanted", [range(1), range(20, 45), range(17, 18), range(30, 38), range(44, 45)])
+def test_a_range_is_bit_identical_to_the_whole_and_skips_what_it_can(engine, monkeypatch, busy, wanted):
+    monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", busy)
+    chunks, _ = encode(engine, CLIP)
+    whole = decode(engine, chunks)
+    full, primed = [], []
+    run, prime = engine._decode, engine.network.prime_decode
+    monkeypatch.setattr(engine, "_decode", lambda x, m: full.append(x.shape[2]) or run(x, m))
+    monkeypatch.setattr(
+        engine.network, "prime_decode", lambda x, m, to_go: primed.append(to_go) or prime(x, m, to_go)
+    )
+    pixels = np.concatenate([b.rgb for b in engine.decode_stream(chunks, 72, 56, wanted)])
+    assert np.array_equal(pixels, whole[wanted.start : wanted.stop])
+    group = {1: 1, 100: 2, 10**9: 4}[busy]
+    latents = range(-(-wanted.start // 4), -(-(wanted.stop - 1) // 4) + 1)
+    assert sum(full) <= len(latents) + 2 * (group - 1)
+    assert len(primed) * group <= engine.spec.decode_context + group - 1
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 13, 14, 17])
 @pytest.mark.parametrize("size", [(16, 16), (17, 23), (64, 40)])
 def test_every_number_of_frames_and_every_size_comes_back(engine, frames, size):
