@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 import logging
-import math
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cvvae_cli import output as outputs
-from cvvae_cli.bitstream.chunk import ChunkCoder
-from cvvae_cli.bitstream.coders import ENTROPY_CODERS, ContextTables
-from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.access import (
+    choose_frames,
+    decode_frames,
+    decoded_chunks,
+    info_of,
+    latent_coder,
+    model_of,
+    open_side,
+    time_span,
+)
+from cvvae_cli.bitstream.chunk import LatentCoder
+from cvvae_cli.bitstream.exact import EXACT_TYPES
 from cvvae_cli.container.fingerprint import fingerprint, hash_file
 from cvvae_cli.container.header import Header
-from cvvae_cli.container.reader import CvlReader, open_cvl
+from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.container.writer import CvlWriter
 from cvvae_cli.engine.device import Placement, choose_placement
 from cvvae_cli.engine.stream import Engine, EngineOptions
 from cvvae_cli.errors import (
     ConfigError,
-    CorruptFileError,
-    UnsupportedFormatError,
-    WeightsError,
 )
-from cvvae_cli.models.registry import ModelSpec, Weights, find_model
-from cvvae_cli.options import DecodeOptions, DecodeReport, EncodeOptions, EncodeReport
+from cvvae_cli.models.registry import Weights, find_model
+from cvvae_cli.options import (
+    DecodeOptions,
+    DecodeReport,
+    EncodeOptions,
+    EncodeReport,
+    side_kinds,
+)
+from cvvae_cli.resume import START_OVER, ResumePoint, SideReplay, writer_of
 from cvvae_cli.types import (
-    ColorInfo,
     FrameBatch,
-    LatentChunk,
     OnProgress,
     Progress,
-    VideoInfo,
     ignore_progress,
 )
 from cvvae_cli.video.reader import FolderReader, VideoReader, open_source
-from cvvae_cli.video.sidestreams import SideReader, SideWriter
+from cvvae_cli.video.sidestreams import SideSource, SideWriter, listed
 from cvvae_cli.video.writer import (
     PICTURES,
     VideoWriter,
@@ -70,75 +77,110 @@ def encode_file(
     outputs.require_writable(output, (source,), force=options.force)
     spec = find_model(options.model)
     placement = choose_placement(options.device, options.dtype)
-    with open_source(source, options.frame_rate) as video:
+    with open_source(source, options.frame_rate, deinterlace=options.deinterlace) as video:
+        side = video.side_source(side_kinds(options))
         weights = Weights(spec)
-        header = header_for(video, source, spec, weights, options)
         engine = Engine(spec, weights.build, placement, EngineOptions(options.tile_pixels))
-        with (
-            outputs.replace_on_success(output, force=options.force) as part,
-            part.open("wb") as file,
-            CvlWriter(file, header) as cvl,
-        ):
-            write_latents(cvl, video, engine, weights, options, on_progress)
+        header = header_for(video, source, side, engine, weights, options)
+        with outputs.replace_on_success(output, force=options.force, resume=options.resume) as part:
+            cvl, point = writer_of(part.path, header, resume=options.resume)
+            with cvl.file, cvl:
+                job = EncodeJob(cvl, video, side, engine, latent_coder(header, weights), point)
+                for progress in job.run():
+                    part.is_resumable = header.source is not None
+                    on_progress(progress)
     seconds = time.monotonic() - began
     return encode_report(source, header, cvl, engine, seconds)
 
 
-def write_latents(
-    cvl: CvlWriter,
-    video: VideoReader | FolderReader,
-    engine: Engine,
-    weights: Weights,
-    options: EncodeOptions,
-    on_progress: OnProgress,
-) -> None:
-    """The main loop of encoding: every chunk of latents, and the audio met on the way."""
-    quantizer, coder = Quantizer(weights.gain()), chunk_coder(cvl.header, weights)
-    side = None
-    if options.audio and isinstance(video, VideoReader) and video.audio is not None:
-        side = SideWriter(video.audio)
-        video.listen(side.add)
-    for chunk in engine.encode_stream(video):
-        symbols = quantizer.quantize(chunk.latents)
-        cvl.write_chunk(len(symbols), chunk.pts.tolist(), coder.encode(cvl.num_latents, symbols))
+@dataclass
+class EncodeJob:
+    """The main loop of encoding: every chunk of latents, and the side streams met on the way."""
+
+    cvl: CvlWriter
+    video: VideoReader | FolderReader
+    side: SideSource
+    engine: Engine
+    coder: LatentCoder
+    point: ResumePoint
+
+    def run(self) -> Iterator[Progress]:
+        """Write the chunks from the resume point on, and tell after each how far it is."""
+        cvl, header = self.cvl, self.cvl.header
+        replay = SideReplay(self.point.side_data_bytes)
+        side = self._side_writer()
+        cvl.write_side(replay.rest(side.take()) if side else [])
+        number = self._start()
+        for chunk in self.engine.encode_stream(self.video, number * header.chunk):
+            if number >= self.point.chunks:
+                data = self.coder.encode(cvl.num_latents, chunk.latents)
+                cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
+            elif number == self.point.chunks - 1 and tuple(chunk.pts.tolist()) != self.point.pts:
+                raise ConfigError("the source reads differently from before", hint=START_OVER)
+            number += 1
+            cvl.write_side(replay.rest(side.take()) if side else [])
+            cvl.sync()
+            yield Progress(cvl.num_frames, self.video.info.num_frames, rate_of(cvl))
         if side:
-            cvl.write_side(side.take())
-        rate = bits_per_pixel(cvl.bytes_written - cvl.side_bytes, cvl.num_frames, cvl.header.size)
-        on_progress(Progress(cvl.num_frames, video.info.num_frames, rate))
-    if side:
-        cvl.write_side(side.finish())
+            cvl.write_side(replay.rest(side.finish()))
 
+    def _side_writer(self) -> SideWriter | None:
+        if not self.side or not isinstance(self.video, VideoReader):
+            return None
+        writer = SideWriter(self.side)
+        self.video.listen(writer.add)
+        return writer
 
-def chunk_coder(header: Header, weights: Weights) -> ChunkCoder:
-    """The entropy coder that a header names, with the tables of the model."""
-    kind = ENTROPY_CODERS.get(header.coder)
-    if kind is None:
-        raise UnsupportedFormatError(
-            f"the file uses the coder {header.coder!r}, which this program does not know",
-            hint="install a newer cvvae",
+    def _start(self) -> int:
+        """The chunk to begin with: far enough before the resume point for the network to catch up."""
+        header, chunks = self.cvl.header, self.point.chunks
+        if chunks == 0:
+            return 0
+        context = max(1, -(-header.context[0] // header.chunk))
+        first = max(0, chunks - context)
+        self.video.start_at(
+            header.geometry.frames_of(range(first * header.chunk, chunks * header.chunk)).start
         )
-    return ChunkCoder(kind(ContextTables.from_tensors(weights.arrays)), header.period)
+        with open_cvl(Path(self.cvl.file.name), allow_partial=True) as written:
+            list(decoded_chunks(written, self.coder, range(chunks - 1, chunks)))  # the coder learns the past
+        return first
+
+
+def rate_of(cvl: CvlWriter) -> float:
+    """Bits per pixel so far."""
+    return bits_per_pixel(cvl.bytes_written - cvl.side_bytes, cvl.num_frames, cvl.header.size)
 
 
 def header_for(
-    video: VideoReader | FolderReader, source: Path, spec: ModelSpec, weights: Weights, options: EncodeOptions
+    video: VideoReader | FolderReader,
+    source: Path,
+    side: SideSource,
+    engine: Engine,
+    weights: Weights,
+    options: EncodeOptions,
 ) -> Header:
-    info, geometry = video.info, spec.geometry
+    info, spec = video.info, engine.spec
+    exact = None if options.exact is None else f"exact-{options.exact}"
+    if exact not in (None, *EXACT_TYPES):
+        raise ConfigError(f"latents cannot be kept as {options.exact!r}", hint="use fp32, bf16 or fp16")
     depends_on = {
         "model": spec.name,
-        "audio": options.audio,
+        "exact": options.exact,
+        "side": sorted(side_kinds(options)),
+        "deinterlace": options.deinterlace,
         "rate": str(options.frame_rate) if options.frame_rate else None,
     }
     full = info.color.is_full_range
+    is_pipe = str(source) == "-"
     return Header(
         model=spec.name,
         weights=weights.sha256,
         size=(info.width, info.height),
-        latent=(geometry.channels, geometry.frames, geometry.pixels),
+        latent=(spec.geometry.channels, spec.geometry.frames, spec.geometry.pixels),
         chunk=spec.chunk_latents,
         context=(spec.encode_context, spec.decode_context),
-        coder=spec.coder,
-        period=spec.period,
+        coder=exact or spec.coder,
+        period=spec.chunk_latents if exact else spec.period,
         level=None,
         time_base=info.time_base.as_integer_ratio(),
         rate=info.frame_rate.as_integer_ratio(),
@@ -149,7 +191,12 @@ def header_for(
             None if full is None else int(full),
         ),
         rotation=info.rotation,
-        source=None if str(source) == "-" else fingerprint(hash_file(source), weights.sha256, depends_on),
+        depth=info.depth,
+        aspect=info.pixel_aspect.as_integer_ratio(),
+        side=listed(side.describe()),
+        chapters=len(side.chapters),
+        computed=engine.describe(),
+        source=None if is_pipe else fingerprint(hash_file(source), weights.sha256, depends_on),
     )
 
 
@@ -222,15 +269,15 @@ def decode_file(
         info = info_of(cvl)
         with outputs.replace_on_success(output, force=options.force) as part:
             if output.suffix.lower() in PICTURES:
-                write_picture(part, output, info, batches)
+                write_picture(part.path, output, info, batches)
             else:
                 start, stop = time_span(cvl, frames)
                 end = None if stop is None else stop * info.time_base
-                side = open_side(cvl, source, start * info.time_base, end) if options.audio else None
-                with VideoWriter(part, output, info, options.output, side) as video:
+                side = open_side(cvl, source, options, start * info.time_base, end)
+                with VideoWriter(part.path, output, info, options.output, side) as video:
                     for batch in batches:
                         video.write(FrameBatch(batch.rgb, batch.pts - start))
-            output_bytes = part.stat().st_size
+            output_bytes = part.path.stat().st_size
     seconds = time.monotonic() - began
     return DecodeReport(
         frames=len(frames),
@@ -245,115 +292,9 @@ def decode_file(
     )
 
 
-def model_of(header: Header) -> tuple[ModelSpec, Weights]:
-    """The model and the very weights that a file was encoded with, run on the file's own chunk grid."""
-    spec = find_model(header.model)
-    if header.weights != spec.weights_sha256:
-        raise WeightsError(
-            f"the file was encoded with other weights of {spec.name} ({header.weights[:12]}…, "
-            f"these are {spec.weights_sha256[:12]}…)",
-            hint="decode it with the version of cvvae that made it",
-        )
-    if header.geometry != spec.geometry:
-        raise CorruptFileError(f"the header's geometry is not that of {spec.name}")
-    return replace(spec, chunk_latents=header.chunk), Weights(spec)
-
-
-def read_latents(cvl: CvlReader, weights: Weights, chunks: range | None = None) -> Iterator[LatentChunk]:
-    """The dequantised latents of consecutive chunks, by default of all.
-
-    The entropy coder starts at the last point before them where it is fresh.
-    """
-    header = cvl.header
-    chunks = range(len(cvl.index)) if chunks is None else chunks
-    fresh = chunks.start - chunks.start % (header.period // header.chunk)
-    quantizer, coder = Quantizer(weights.gain()), chunk_coder(header, weights)
-    rows, columns = header.geometry.latent_size(*header.size)
-    for number in range(fresh, chunks.stop):
-        chunk = cvl.read_chunk(number)
-        shape = (len(chunk.latents), header.geometry.channels, rows, columns)
-        symbols = coder.decode(chunk.latents.start, chunk.symbols, shape)
-        if number in chunks:
-            pts = np.array(chunk.pts, np.int64)
-            yield LatentChunk(quantizer.dequantize(symbols), cvl.frames_of(number), pts)
-
-
-def decode_frames(
-    cvl: CvlReader, weights: Weights, engine: Engine, frames: range | None = None
-) -> Iterator[FrameBatch]:
-    """Frames of a range, by default all; equal to those of a whole decode.
-
-    Only the chunks of the range, and those that reach into them, go through the network.
-    """
-    frames = range(cvl.num_frames) if frames is None else frames
-    context = -(-cvl.header.context[1] // cvl.header.chunk)
-    first = max(0, cvl.chunk_at(frames.start) - context)
-    chunks = read_latents(cvl, weights, range(first, cvl.chunk_at(frames.stop - 1) + 1))
-    yield from engine.decode_stream(chunks, *cvl.header.size, frames)
-
-
-def choose_frames(cvl: CvlReader, options: DecodeOptions) -> range:
-    """The frames that the options ask for. Raises ConfigError if the file has none of them."""
-    start, stop = options.start_frame, cvl.num_frames
-    if options.start_seconds is not None or options.duration_seconds is not None:
-        begin = cvl.read_chunk(0).pts[0] + ticks_of(options.start_seconds or Fraction(0), cvl)
-        start = cvl.frame_at(begin)
-        if options.duration_seconds is not None:
-            stop = cvl.frame_at(begin + ticks_of(options.duration_seconds, cvl))
-    if options.frames is not None:
-        stop = min(stop, start + options.frames)
-    if not 0 <= start < stop:
-        raise ConfigError(
-            "no frame lies in the range asked for", hint=f"the file holds frames 0 to {cvl.num_frames - 1}"
-        )
-    return range(start, stop)
-
-
-def ticks_of(seconds: Fraction, cvl: CvlReader) -> int:
-    return math.ceil(seconds / Fraction(*cvl.header.time_base))
-
-
-def time_span(cvl: CvlReader, frames: range) -> tuple[int, int | None]:
-    """First pts of a part, and the pts that ends it; (0, None) for the whole, which keeps its times."""
-    if frames == range(cvl.num_frames):
-        return 0, None
-
-    def pts_of(frame: int) -> int:
-        chunk = cvl.chunk_at(frame)
-        return cvl.read_chunk(chunk).pts[frame - cvl.frames_of(chunk).start]
-
-    return pts_of(frames.start), pts_of(frames.stop) if frames.stop < cvl.num_frames else None
-
-
 def watched(batches: Iterator[FrameBatch], total: int, on_progress: OnProgress) -> Iterator[FrameBatch]:
     done = 0
     for batch in batches:
         yield batch
         done += len(batch)
         on_progress(Progress(done, total))
-
-
-def info_of(cvl: CvlReader) -> VideoInfo:
-    header = cvl.header
-    primaries, transfer, matrix, full = header.color
-    return VideoInfo(
-        width=header.size[0],
-        height=header.size[1],
-        frame_rate=Fraction(*header.rate),
-        time_base=Fraction(*header.time_base),
-        num_frames=cvl.num_frames,
-        color=ColorInfo(primaries, transfer, matrix, None if full is None else bool(full)),
-        rotation=header.rotation,
-    )
-
-
-def open_side(cvl: CvlReader, source: Path, start: Fraction, stop: Fraction | None) -> SideReader | None:
-    """The side streams from `start` to `stop` seconds, read beside the chunks; None if there are none."""
-
-    def parts() -> Iterator[bytes]:
-        with open_cvl(source, allow_partial=cvl.is_cut) as beside:
-            yield from beside.side_data()
-
-    if next(parts(), None) is None:
-        return None
-    return SideReader(parts(), start, stop, may_be_cut=cvl.is_cut)

@@ -10,15 +10,20 @@ from cvvae_cli.video.writer import OutputOptions
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """Choices of an encode; the first two change the file, the others where and how it is computed."""
+    """Choices of an encode; the first part changes the file, the rest where and how it is computed."""
 
     model: str = "compact"
+    exact: str | None = None  # fp32, bf16 or fp16: keep the latents bit for bit
     audio: bool = True
+    subtitles: bool = True
+    attachments: bool = True
+    deinterlace: bool = False
     frame_rate: Fraction | None = None  # of a frame folder
     device: str = "auto"
     dtype: str = "auto"
     tile_pixels: int | None = None
     force: bool = False
+    resume: bool = False  # go on where an interrupted encode stopped
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class DecodeOptions:
     """Choices of a decode. A part is named by frames, or by seconds from the first frame."""
 
     audio: bool = True
+    subtitles: bool = True
+    attachments: bool = True
     start_frame: int = 0
     frames: int | None = None
     start_seconds: Fraction | None = None
@@ -36,6 +43,12 @@ class DecodeOptions:
     tile_pixels: int | None = None
     output: OutputOptions = field(default_factory=OutputOptions)
     force: bool = False
+
+
+def side_kinds(options: EncodeOptions | DecodeOptions) -> frozenset[str]:
+    """The kinds of side streams that are wanted."""
+    wanted = {"audio": options.audio, "subtitle": options.subtitles, "attachment": options.attachments}
+    return frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
 
 
 @dataclass(frozen=True)

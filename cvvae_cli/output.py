@@ -1,21 +1,32 @@
-"""Output files appear under their name whole or not at all."""
+"""Output files appear under their name whole or not at all; what an interruption leaves can be resumed."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cvvae_cli.errors import OutputExistsError, OutputNotWritableError
+from cvvae_cli.errors import CvvaeError, OutputExistsError, OutputNotWritableError
 
 try:
     import fcntl
 except ImportError:  # Windows: the part file alone guards the output
     fcntl = None  # type: ignore[assignment]
 
+logger = logging.getLogger("cvvae")
 PART_SUFFIX = ".part"
+
+
+@dataclass
+class Part:
+    """An output that is being written."""
+
+    path: Path
+    is_resumable: bool = False  # keep it if the job is interrupted, and say how to go on
 
 
 def part_of(output: Path) -> Path:
@@ -39,27 +50,35 @@ def require_writable(output: Path, sources: tuple[Path, ...] = (), *, force: boo
 
 
 @contextmanager
-def replace_on_success(output: Path, *, force: bool = False) -> Iterator[Path]:
-    """Give the path of a locked part file; it becomes `output` if the block ends without an error."""
-    part = part_of(output)
+def replace_on_success(output: Path, *, force: bool = False, resume: bool = False) -> Iterator[Part]:
+    """Give a locked part file; it becomes `output` if the block ends without an error.
+
+    With `resume` a part file that is there is kept as it is. After an interruption or a full disk a part that
+    says it is resumable stays; after an error of the job itself nothing stays.
+    """
+    part = Part(part_of(output))
     try:
-        lock = part.open("ab" if force else "xb")  # not "wb": another run may hold it
+        lock = part.path.open("ab" if force or resume else "xb")  # not "wb": another run may hold it
     except FileExistsError:
         raise OutputExistsError(
-            f"{part} exists: another run writes it, or was interrupted", hint="pass --force to start over"
+            f"{part.path} exists: another run writes it, or was interrupted",
+            hint="pass --resume to go on (encode only), or --force to start over",
         ) from None
     except OSError as error:
-        raise OutputNotWritableError(f"cannot create {part}: {error.strerror}") from None
+        raise OutputNotWritableError(f"cannot create {part.path}: {error.strerror}") from None
     with lock:
-        take_lock(lock, part)
+        take_lock(lock, part.path)
         try:
             yield part
-            with part.open("rb") as file:
+            with part.path.open("rb") as file:
                 os.fsync(file.fileno())
-            part.replace(output)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink()
+            part.path.replace(output)
+        except BaseException as error:
+            if part.is_resumable and not isinstance(error, CvvaeError):
+                logger.warning("%s is kept: the same command with --resume goes on from there", part.path)
+            else:
+                with suppress(OSError):
+                    part.path.unlink()
             raise
 
 

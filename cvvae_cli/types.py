@@ -71,13 +71,25 @@ class VideoInfo:
     num_frames: int | None  # None where the container does not say; a hint, never a promise
     color: ColorInfo = ColorInfo()
     rotation: int = 0  # degrees clockwise that were applied to the stored picture: 0, 90, 180, 270
+    pixel_aspect: Fraction = Fraction(1)  # width of a pixel over its height, after rotation
+    depth: int = 8  # bits of a sample of the source
+
+
+@dataclass(frozen=True)
+class SideStream:
+    """What travels beside the video."""
+
+    kind: str  # audio, subtitle or attachment
+    codec: str  # FFmpeg's name; of an attachment its media type
+    language: str | None = None
+    title: str | None = None  # of an attachment its file name
 
 
 @dataclass(frozen=True)
 class FrameBatch:
     """Consecutive frames."""
 
-    rgb: np.ndarray  # uint8 (T, H, W, 3), full range
+    rgb: np.ndarray  # (T, H, W, 3), full range: uint8, or uint16 of sources with more than 8 bits
     pts: np.ndarray  # int64 (T,), ticks of the time base, strictly increasing
 
     def __len__(self) -> int:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tiny import moving_picture
 
-from cvvae_cli import codec
+from cvvae_cli import access
 from cvvae_cli.codec import decode_file, encode_file
+from cvvae_cli.container.reader import CvlReader, open_cvl
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.options import DecodeOptions, EncodeOptions
 from cvvae_cli.video.reader import open_source
@@ -28,11 +29,11 @@ def cvl(tiny, lossless, tmp_path):
 @pytest.fixture
 def reader(cvl, engine):
     """A function from a range of frames to RGB and pts."""
-    with codec.open_cvl(cvl) as file:
-        _, weights = codec.model_of(file.header)
+    with open_cvl(cvl) as file:
+        _, weights = access.model_of(file.header)
 
         def read(frames=None):
-            batches = list(codec.decode_frames(file, weights, engine, frames))
+            batches = list(access.decode_frames(file, weights, engine, frames))
             return np.concatenate([b.rgb for b in batches]), np.concatenate([b.pts for b in batches])
 
         yield read
@@ -53,8 +54,8 @@ def test_any_range_of_frames_equals_the_whole_decode(reader):
 
 def test_reading_a_part_reads_no_more_than_its_period(cvl, reader, monkeypatch):
     read = []
-    original = codec.CvlReader.read_chunk
-    monkeypatch.setattr(codec.CvlReader, "read_chunk", lambda self, i: read.append(i) or original(self, i))
+    original = CvlReader.read_chunk
+    monkeypatch.setattr(CvlReader, "read_chunk", lambda self, i: read.append(i) or original(self, i))
     reader(range(70, 75))
     assert read == [2, 3, 4]  # fresh at 2, network from 3, frames from 4
 

@@ -23,7 +23,10 @@ ALLOWED = {
     "bitstream": LEAVES,
     "engine": LEAVES | {"models"},
     "options": LEAVES | {"video"},
-    "codec": LEAVES | {"video", "models", "engine", "bitstream", "container", "output", "options"},
+    "access": LEAVES | {"video", "models", "engine", "bitstream", "container", "options"},
+    "resume": LEAVES | {"container"},
+    "codec": LEAVES
+    | {"video", "models", "engine", "bitstream", "container", "output", "options", "access", "resume"},
     "train": LEAVES | {"models", "metrics", "video", "bitstream", "engine"},
     "cli": LEAVES
     | {"codec", "options", "container", "train", "engine", "models", "output", "video", "cli", "__init__"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -92,30 +93,34 @@ def make_weights() -> None:
 
 def make_golden() -> None:
     """Write the golden file of the present format version, its symbols and its frames."""
-    from cvvae_cli import codec
+    from cvvae_cli import access, codec
+    from cvvae_cli.container.reader import open_cvl
+    from cvvae_cli.engine.device import choose_placement
+    from cvvae_cli.engine.stream import Engine
     from cvvae_cli.models import registry
     from cvvae_cli.options import EncodeOptions
+    from cvvae_cli.types import VideoInfo
     from cvvae_cli.video.writer import OutputOptions, VideoWriter
 
     MODELS["tiny-1"] = tiny_spec()
     registry.WEIGHTS_FOLDERS = (*registry.WEIGHTS_FOLDERS, GOLDEN)
-    source, golden = GOLDEN / "source.mkv", GOLDEN / "v0.1.cvl"
+    source, golden = GOLDEN / "source.mkv", GOLDEN / "v1.0.cvl"
     rgb = moving_picture(38, 52, 34, seed=9)
     rgb[16:] = 255 - rgb[16:]  # a change that only escapes can code
-    info = codec.VideoInfo(52, 34, codec.Fraction(25), codec.Fraction(1, 1000), len(rgb))
+    info = VideoInfo(52, 34, Fraction(25), Fraction(1, 1000), len(rgb))
     with VideoWriter(source, source, info, OutputOptions(codec="ffv1"), None) as video:
         for batch in batches_of(rgb, ticks=40):
             video.write(batch)
     options = EncodeOptions(model="tiny-1", device="cpu", dtype="fp32", force=True)
     codec.encode_file(source, golden, options)
-    with codec.open_cvl(golden) as cvl:
-        spec, weights = codec.model_of(cvl.header)
-        chunks = list(codec.read_latents(cvl, weights))
-        placement = codec.choose_placement("cpu", "fp32")
-        engine = codec.Engine(spec, weights.build, placement)
+    with open_cvl(golden) as cvl:
+        spec, weights = access.model_of(cvl.header)
+        chunks = list(access.read_latents(cvl, weights))
+        placement = choose_placement("cpu", "fp32")
+        engine = Engine(spec, weights.build, placement)
         frames = np.concatenate([b.rgb for b in engine.decode_stream(chunks, 52, 34)])
     symbols = np.concatenate([Quantizer(weights.gain()).quantize(c.latents) for c in chunks])
-    np.savez_compressed(GOLDEN / "v0.1.npz", symbols=symbols.astype(np.int16), frames=frames[::EVERY])
+    np.savez_compressed(GOLDEN / "v1.0.npz", symbols=symbols.astype(np.int16), frames=frames[::EVERY])
     source.unlink()
 
 

@@ -1,4 +1,4 @@
-"""The symbols of a file, chunk by chunk: an entropy coder with its memory of the past.
+"""The latents of a file, chunk by chunk: exactly, or as symbols of an entropy coder that knows the past.
 
 The coder starts fresh at every latent frame whose number divides by the period, so that a reader can
 begin there.
@@ -12,6 +12,19 @@ import numpy as np
 
 from cvvae_cli.bitstream.coders import shift
 from cvvae_cli.bitstream.context import Past
+from cvvae_cli.bitstream.quantize import Quantizer
+
+
+class LatentCoder(Protocol):
+    """Codes the chunks of a file in order; `first_latent` says where each stands."""
+
+    def encode(self, first_latent: int, latents: np.ndarray) -> bytes:
+        """float32 (C, t, h, w) → bytes."""
+        ...
+
+    def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+        """Bytes → float32 of `shape` (C, t, h, w)."""
+        ...
 
 
 class SymbolCoder(Protocol):
@@ -22,8 +35,23 @@ class SymbolCoder(Protocol):
     def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> np.ndarray: ...
 
 
+class QuantizedCoder:
+    """Rounds latents to symbols and codes those: a LatentCoder."""
+
+    def __init__(self, quantizer: Quantizer, chunks: ChunkCoder) -> None:
+        self.quantizer = quantizer
+        self.chunks = chunks
+
+    def encode(self, first_latent: int, latents: np.ndarray) -> bytes:
+        return self.chunks.encode(first_latent, self.quantizer.quantize(latents))
+
+    def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+        channels, t, h, w = shape
+        return self.quantizer.dequantize(self.chunks.decode(first_latent, data, (t, channels, h, w)))
+
+
 class ChunkCoder:
-    """Codes chunks in order; `first_latent` says where each stands."""
+    """Codes the symbols of chunks in order; `first_latent` says where each stands."""
 
     def __init__(self, coder: SymbolCoder, period: int) -> None:
         self.coder = coder

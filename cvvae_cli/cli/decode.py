@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cvvae_cli.cli import console
-from cvvae_cli.cli.options import Device, Dtype, Force, Json, NoAudio, Tile
+from cvvae_cli.cli.options import Device, Dtype, Force, Json, NoAttachments, NoAudio, NoSubtitles, Tile
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.output import require_writable
 
@@ -25,7 +25,9 @@ def decode(
     crf: Annotated[
         int | None, typer.Option(min=0, max=63, help="Quality of the output codec; lower is better.")
     ] = None,
-    pix_fmt: Annotated[str | None, typer.Option("--pix-fmt", help="Pixel format of the output.")] = None,
+    pix_fmt: Annotated[
+        str | None, typer.Option("--pix-fmt", help="Pixel format of the output, such as yuv420p10le.")
+    ] = None,
     start_frame: Annotated[
         int | None, typer.Option(min=0, help="First frame to decode; the first is 0.")
     ] = None,
@@ -38,6 +40,8 @@ def decode(
         bool, typer.Option("--allow-partial", help="Decode what a file that was cut still holds.")
     ] = False,
     no_audio: NoAudio = False,
+    no_subtitles: NoSubtitles = False,
+    no_attachments: NoAttachments = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     tile: Tile = None,
@@ -55,6 +59,8 @@ def decode(
 
     options = DecodeOptions(
         audio=not no_audio,
+        subtitles=not no_subtitles,
+        attachments=not no_attachments,
         start_frame=start_frame or 0,
         frames=frames,
         start_seconds=times[0],

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cvvae_cli.cli import console
-from cvvae_cli.cli.options import Device, Dtype, Force, Json, NoAudio, Tile
+from cvvae_cli.cli.options import Device, Dtype, Force, Json, NoAttachments, NoAudio, NoSubtitles, Tile
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.names import DEFAULT_MODEL
 from cvvae_cli.output import require_writable
@@ -24,10 +24,25 @@ def encode(
     fps: Annotated[
         str | None, typer.Option(help="Frame rate of a frame folder, such as 24 or 30000/1001.")
     ] = None,
+    exact: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep the latents bit for bit as fp32, bf16 or fp16, for training; the file is large. "
+            "Exact are the latents, not the pixels that they decode to."
+        ),
+    ] = None,
+    deinterlace: Annotated[
+        bool, typer.Option("--deinterlace", help="Join the half pictures of an interlaced source.")
+    ] = False,
     no_audio: NoAudio = False,
+    no_subtitles: NoSubtitles = False,
+    no_attachments: NoAttachments = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     tile: Tile = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted encode of the same source stopped.")
+    ] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -37,7 +52,20 @@ def encode(
     from cvvae_cli.codec import encode_file  # torch loads here
     from cvvae_cli.options import EncodeOptions, as_json
 
-    options = EncodeOptions(model, not no_audio, frame_rate, device, dtype, tile, force)
+    options = EncodeOptions(
+        model=model,
+        exact=exact,
+        audio=not no_audio,
+        subtitles=not no_subtitles,
+        attachments=not no_attachments,
+        deinterlace=deinterlace,
+        frame_rate=frame_rate,
+        device=device,
+        dtype=dtype,
+        tile_pixels=tile,
+        force=force,
+        resume=resume,
+    )
     with console.progress("encode") as on_progress:
         report = encode_file(source, output, options, on_progress=on_progress)
     if json:
@@ -48,7 +76,7 @@ def encode(
         "frames": f"{report.frames} of {report.width}x{report.height}",
         "source": console.bytes_text(report.input_bytes),
         "file": console.bytes_text(report.output_bytes) + ratio,
-        "audio": console.bytes_text(report.side_bytes),
+        "beside the video": console.bytes_text(report.side_bytes),
         "bits per pixel": f"{report.bits_per_pixel:.4f}",
         "time": f"{report.seconds:.1f} s, {report.encode_fps:.1f} frames per second",
         "peak memory": console.bytes_text(report.peak_memory_bytes),

@@ -29,7 +29,7 @@ def info(
         f"{values['frame_rate']:.6g} per second, {values['duration_seconds']:.2f} s",
         "size": console.bytes_text(values["file_bytes"])
         + (", cut: the figures are of what is there" if values["is_cut"] else ""),
-        "audio": console.bytes_text(values["side_bytes"]) if values["side_bytes"] else "none",
+        "beside the video": side_text(values),
         "bits per pixel": f"{values['bits_per_pixel']:.4f}",
         "model": f"{values['model']} ({values['weights_sha256'][:12]}…)",
         "latents": f"{values['latents']} frames of {' x '.join(map(str, values['latent_shape']))}",
@@ -64,6 +64,8 @@ def describe(cvl: CvlReader) -> dict[str, Any]:
         "file_bytes": cvl.size_bytes,
         "video_bytes": video_bytes,
         "side_bytes": side_bytes,
+        "side": header.to_json().get("side", []),
+        "chapters": header.chapters,
         "overhead_bytes": video_bytes - cvl.symbol_bytes(),
         "bits_per_pixel": float(f"{video_bytes * 8 / pixels:.6g}"),
         "model": header.model,
@@ -79,5 +81,19 @@ def describe(cvl: CvlReader) -> dict[str, Any]:
         "time_base": list(header.time_base),
         "color": list(header.color),
         "rotation": header.rotation,
+        "depth": header.depth,
+        "pixel_aspect": list(header.aspect),
+        "computed": header.computed,
         "fingerprint": header.source,
     }
+
+
+def side_text(values: dict[str, Any]) -> str:
+    """What lies beside the video, in words."""
+    kept = [" ".join(filter(None, (s["kind"], s["codec"], s.get("language")))) for s in values["side"]]
+    kept += [f"{values['chapters']} chapters"] if values["chapters"] else []
+    return (
+        f"{', '.join(kept) or 'tags'}: {console.bytes_text(values['side_bytes'])}"
+        if values["side_bytes"]
+        else "nothing"
+    )

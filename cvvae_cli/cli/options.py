@@ -17,3 +17,7 @@ Tile = Annotated[
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUTPUT if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
 NoAudio = Annotated[bool, typer.Option("--no-audio", help="Leave the audio out.")]
+NoSubtitles = Annotated[bool, typer.Option("--no-subtitles", help="Leave the subtitles out.")]
+NoAttachments = Annotated[
+    bool, typer.Option("--no-attachments", help="Leave attached files (fonts, covers) out.")
+]

@@ -27,7 +27,7 @@ def repair(
     with (
         open_cvl(source, allow_partial=True) as cvl,
         replace_on_success(output, force=force) as part,
-        part.open("wb") as file,
+        part.path.open("wb") as file,
         CvlWriter(file, cvl.header) as saved,
     ):
         saved.copy(cvl)

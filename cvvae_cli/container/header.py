@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvvae_cli.errors import CorruptFileError
-from cvvae_cli.types import LatentGeometry
+from cvvae_cli.types import LatentGeometry, SideStream
 
 MIN_SIDE, MAX_SIDE = 16, 65_536
 MAX_PIXELS = 2**28
+MAX_TEXT = 200
+MAX_SIDE_STREAMS = 64
+DEFAULTS: dict[str, Any] = {
+    "aspect": [1, 1],
+    "chapters": 0,
+    "depth": 8,
+    "level": None,
+    "rotation": 0,
+    "side": [],
+}  # keys that are left out while they have this value
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,11 @@ class Header:
     rate: tuple[int, int]
     color: tuple[int, int, int, int | None]
     rotation: int
+    depth: int
+    aspect: tuple[int, int]
+    side: tuple[SideStream, ...]
+    chapters: int
+    computed: str
     source: str | None
 
     @property
@@ -36,15 +51,18 @@ class Header:
         return LatentGeometry(*self.latent)
 
     def to_json(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        values["side"] = [{k: v for k, v in vars(s).items() if v is not None} for s in self.side]
+        return {k: v for k, v in values.items() if k not in DEFAULTS or v != DEFAULTS[k]}
 
 
 def parse_header(values: dict[str, Any]) -> Header:
     """Check the types and limits of a header. Raises CorruptFileError."""
+    values = DEFAULTS | values
 
-    def text(key: str, limit: int = 200) -> str:
+    def text(key: str) -> str:
         value = values.get(key)
-        if not isinstance(value, str) or not 0 < len(value) <= limit:
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
             raise CorruptFileError(f"the header's {key!r} is not a text")
         return value
 
@@ -72,7 +90,7 @@ def parse_header(values: dict[str, Any]) -> Header:
         raise CorruptFileError("the header's 'color' is not four code points")
     primaries, transfer, matrix = (number(v, "color", 0, 255) for v in color[:3])
     encode_context, decode_context = numbers("context", 2, 0, 2**16)
-    time_base, rate = numbers("time_base", 2, 1, 2**31), numbers("rate", 2, 1, 2**31)
+    time_base, rate, aspect = (numbers(key, 2, 1, 2**31) for key in ("time_base", "rate", "aspect"))
     level, source = values.get("level"), values.get("source")
     rotation = number(values.get("rotation"), "rotation", 0, 270)
     if rotation % 90:
@@ -91,5 +109,27 @@ def parse_header(values: dict[str, Any]) -> Header:
         rate=(rate[0], rate[1]),
         color=(primaries, transfer, matrix, color[3]),
         rotation=rotation,
+        depth=number(values.get("depth"), "depth", 1, 32),
+        aspect=(aspect[0], aspect[1]),
+        side=parse_side(values.get("side")),
+        chapters=number(values.get("chapters"), "chapters", 0, 2**31),
+        computed=text("computed"),
         source=None if source is None else text("source"),
     )
+
+
+def parse_side(values: object) -> tuple[SideStream, ...]:
+    """The list of side streams. Raises CorruptFileError."""
+    if not isinstance(values, list) or len(values) > MAX_SIDE_STREAMS:
+        raise CorruptFileError("the header's 'side' is no list of streams")
+    return tuple(map(parse_side_stream, values))
+
+
+def parse_side_stream(value: object) -> SideStream:
+    known = ("kind", "codec", "language", "title")
+    if not isinstance(value, dict) or not {"kind", "codec"} <= value.keys():
+        raise CorruptFileError("the header's 'side' holds something else than a stream")
+    texts = [value.get(key) for key in known]
+    if any(text is not None and not (isinstance(text, str) and len(text) <= MAX_TEXT) for text in texts):
+        raise CorruptFileError("the header's 'side' holds something else than texts")
+    return SideStream(*texts)  # type: ignore[arg-type]

@@ -13,20 +13,24 @@ from typing import Any, BinaryIO
 from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError
 
 MAGIC = b"\x89CVL\r\n\x1a\n"
-VERSION = (0, 1)
+VERSION = (1, 0)
 
 RECORD_HEAD = struct.Struct("<4sI")  # tag, payload bytes
 CRC = struct.Struct("<I")
 CHUNK_HEAD = struct.Struct("<IHH")  # first latent, latents, frames
-INDEX_ENTRY = struct.Struct("<Q")  # offset
+SIDE_HEAD = struct.Struct("<q")  # time of the cluster it begins with
+INDEX_COUNTS = struct.Struct("<II")  # chunks, side records
+INDEX_ENTRY = struct.Struct("<Q")  # offset of a chunk
+SIDE_ENTRY = struct.Struct("<QIq")  # offset, payload bytes, time
 FOOTER = struct.Struct("<QQQQ")  # index offset, frames, latents, file bytes
 FOOTER_RECORD_BYTES = RECORD_HEAD.size + FOOTER.size + CRC.size
 RECORD_OVERHEAD = RECORD_HEAD.size + CRC.size
 
 HEAD, LATENTS, SIDE, INDEX, FOOT = b"HEAD", b"LATS", b"SIDE", b"INDX", b"FOOT"
-MAX_PAYLOAD = {HEAD: 2**16, LATENTS: 2**26, SIDE: 2**22, INDEX: 2**26, FOOT: FOOTER.size}
-MAX_UNKNOWN_PAYLOAD = 2**26
-MAX_SIDE_BYTES = MAX_PAYLOAD[SIDE]
+MAX_PAYLOAD = {HEAD: 2**16, LATENTS: 2**30, SIDE: 2**22, INDEX: 2**28, FOOT: FOOTER.size}
+MAX_UNKNOWN_PAYLOAD = 2**28
+MAX_SIDE_BYTES = MAX_PAYLOAD[SIDE] - SIDE_HEAD.size
+NO_TIME = -(2**63)  # of side bytes that do not begin with a cluster
 MAX_FRAMES_PER_CHUNK = 2**16 - 1
 
 
@@ -56,6 +60,15 @@ def pack_record(tag: bytes, payload: bytes) -> bytes:
     return body + CRC.pack(zlib.crc32(body))
 
 
+@dataclass(frozen=True)
+class SideEntry:
+    """A SIDE record in the index; `time` is that of its cluster in ms, or None."""
+
+    offset: int
+    size: int  # of the payload
+    time: int | None
+
+
 def read_exactly(file: BinaryIO, size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
@@ -66,13 +79,15 @@ def read_exactly(file: BinaryIO, size: int) -> bytes:
 CUT_HINT = "the file was cut short: copy it again, or save what is there with `cvvae repair`"
 
 
-def read_record(file: BinaryIO, offset: int) -> Record:
-    """Read one record at the current position; its size is checked before it is read."""
+def read_record(file: BinaryIO, offset: int, end: int) -> Record:
+    """Read the record at `offset`, the current position; its size is checked before anything is allocated."""
     head = read_exactly(file, RECORD_HEAD.size)
     tag, size = RECORD_HEAD.unpack(head)
     limit = MAX_PAYLOAD.get(tag, MAX_UNKNOWN_PAYLOAD)
     if size > limit:
         raise CorruptFileError(f"a record at byte {offset} claims {size} bytes, the limit is {limit}")
+    if size > end - offset - RECORD_OVERHEAD:
+        raise CorruptFileError(f"the record at byte {offset} ends beyond the file", hint=CUT_HINT)
     payload = read_exactly(file, size)
     (crc,) = CRC.unpack(read_exactly(file, CRC.size))
     if crc != zlib.crc32(payload, zlib.crc32(head)):
@@ -94,6 +109,11 @@ def unpack_header(payload: bytes) -> dict[str, Any]:
         raise UnsupportedFormatError(
             f"the file has format {major}.{minor}, this program knows {VERSION[0]}.{VERSION[1]}",
             hint="install a newer cvvae",
+        )
+    if major < 1:
+        raise UnsupportedFormatError(
+            f"the file has format {major}.{minor}, from before the format was settled",
+            hint="decode it with the version of cvvae that made it, and encode it again",
         )
     try:
         header = json.loads(payload[2:])
@@ -164,6 +184,34 @@ def pack_varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def pack_index(chunks: Sequence[int], sides: Sequence[SideEntry]) -> bytes:
+    """The offsets of all chunks, then what is to know of each side record."""
+    entries = [INDEX_COUNTS.pack(len(chunks), len(sides)), *map(INDEX_ENTRY.pack, chunks)]
+    entries += [SIDE_ENTRY.pack(s.offset, s.size, NO_TIME if s.time is None else s.time) for s in sides]
+    return b"".join(entries)
+
+
+def unpack_index(payload: bytes) -> tuple[tuple[int, ...], tuple[SideEntry, ...]]:
+    """The inverse of `pack_index`."""
+    if len(payload) < INDEX_COUNTS.size:
+        raise CorruptFileError("the index is too short")
+    chunks, sides = INDEX_COUNTS.unpack_from(payload)
+    middle = INDEX_COUNTS.size + chunks * INDEX_ENTRY.size
+    if len(payload) != middle + sides * SIDE_ENTRY.size:
+        raise CorruptFileError("the index has another size than it says")
+    offsets = tuple(offset for (offset,) in INDEX_ENTRY.iter_unpack(payload[INDEX_COUNTS.size : middle]))
+    entries = SIDE_ENTRY.iter_unpack(payload[middle:])
+    return offsets, tuple(SideEntry(o, s, None if t == NO_TIME else t) for o, s, t in entries)
+
+
+def unpack_side(record: Record) -> tuple[int | None, bytes]:
+    """Time and bytes of a SIDE record."""
+    if len(record.payload) < SIDE_HEAD.size:
+        raise CorruptFileError(f"the side record at byte {record.offset} is too short")
+    (time,) = SIDE_HEAD.unpack_from(record.payload)
+    return None if time == NO_TIME else time, record.payload[SIDE_HEAD.size :]
 
 
 def unpack_varint(data: bytes, position: int) -> tuple[int, int]:

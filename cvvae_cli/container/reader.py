@@ -17,16 +17,18 @@ from cvvae_cli.container.layout import (
     FOOTER_RECORD_BYTES,
     HEAD,
     INDEX,
-    INDEX_ENTRY,
     LATENTS,
     MAGIC,
     RECORD_OVERHEAD,
     SIDE,
     Chunk,
     Record,
+    SideEntry,
     read_record,
     unpack_chunk,
     unpack_header,
+    unpack_index,
+    unpack_side,
 )
 from cvvae_cli.errors import CorruptFileError, SourceNotFoundError, UnreadableSourceError
 
@@ -43,7 +45,7 @@ class CvlReader:
         file.seek(0)
         if file.read(len(MAGIC)) != MAGIC:
             raise CorruptFileError("this is not a .cvl file", hint="`cvvae encode` makes one from a video")
-        head = read_record(file, len(MAGIC))
+        head = read_record(file, len(MAGIC), self.size_bytes)
         if head.tag != HEAD:
             raise CorruptFileError("the first record is not the header")
         self.header: Header = parse_header(unpack_header(head.payload))
@@ -52,7 +54,7 @@ class CvlReader:
         self.is_cut = False
         try:
             index_offset, self.num_frames, self.num_latents = self._read_footer()
-            self.index = self._read_index(index_offset)
+            self.index, self.side = self._read_index(index_offset)
         except CorruptFileError:
             if not allow_partial:
                 raise
@@ -70,7 +72,7 @@ class CvlReader:
             raise CorruptFileError("the file has no footer", hint=CUT_HINT)
         self.file.seek(start)
         try:
-            record = read_record(self.file, start)
+            record = read_record(self.file, start, self.size_bytes)
         except CorruptFileError:
             raise CorruptFileError("the file has no sound footer", hint=CUT_HINT) from None
         if record.tag != FOOT or len(record.payload) != FOOTER.size:
@@ -84,24 +86,28 @@ class CvlReader:
             raise CorruptFileError(f"{num_latents} latents cannot hold {num_frames} frames")
         return index_offset, num_frames, num_latents
 
-    def _read_index(self, offset: int) -> tuple[int, ...]:
+    def _read_index(self, offset: int) -> tuple[tuple[int, ...], tuple[SideEntry, ...]]:
         record = self._record_at(offset)
-        if record.tag != INDEX or len(record.payload) % INDEX_ENTRY.size:
+        if record.tag != INDEX:
             raise CorruptFileError("the footer does not point at an index")
         if self.file.tell() != self.size_bytes - FOOTER_RECORD_BYTES:
             raise CorruptFileError("there is something between index and footer")
-        offsets = tuple(offset for (offset,) in INDEX_ENTRY.iter_unpack(record.payload))
+        offsets, sides = unpack_index(record.payload)
         if len(offsets) != -(-self.num_latents // self.header.chunk):
             raise CorruptFileError("the index does not match the footer")
-        bounds = (self._first_record - 1, *offsets, record.offset)
-        if any(a >= b for a, b in pairwise(bounds)):
-            raise CorruptFileError("the index points outside the file, or backwards")
-        return offsets
+        for places in (offsets, tuple(side.offset for side in sides)):
+            bounds = (self._first_record - 1, *places, record.offset)
+            if any(a >= b for a, b in pairwise(bounds)):
+                raise CorruptFileError("the index points outside the file, or backwards")
+        if any(s.offset + s.size + RECORD_OVERHEAD > record.offset for s in sides):
+            raise CorruptFileError("the index names a side record that ends beyond it")
+        return offsets, sides
 
     def _scan(self) -> None:
         """Find the whole chunks of a cut file."""
         self.is_cut, self.num_frames, self.num_latents = True, 0, 0
         offsets: list[int] = []
+        sides: list[SideEntry] = []
         end = self._first_record
         try:
             for record in self.records():
@@ -112,6 +118,8 @@ class CvlReader:
                     offsets.append(record.offset)
                     self.num_latents = chunk.latents.stop
                     self.num_frames += len(chunk.pts)
+                elif record.tag == SIDE:
+                    sides.append(SideEntry(record.offset, len(record.payload), unpack_side(record)[0]))
                 elif record.tag in (INDEX, FOOT):
                     break
                 end = self.file.tell()
@@ -119,7 +127,7 @@ class CvlReader:
             pass  # the cut
         if not offsets or self.header.geometry.num_latents(self.num_frames) != self.num_latents:
             raise CorruptFileError("the file holds no whole chunk", hint=CUT_HINT)
-        self.index, self._end = tuple(offsets), end
+        self.index, self.side, self._end = tuple(offsets), tuple(sides), end
 
     def latents_of(self, number: int) -> range:
         """The latent frames of a chunk."""
@@ -133,7 +141,12 @@ class CvlReader:
 
     def _record_at(self, offset: int) -> Record:
         self.file.seek(offset)
-        return read_record(self.file, offset)
+        return read_record(self.file, offset, self.size_bytes)
+
+    def end_of_chunk(self, number: int) -> int:
+        """Where the record after a chunk begins."""
+        self.read_chunk(number)
+        return self.file.tell()
 
     def read_chunk(self, number: int) -> Chunk:
         """Chunk `number` of the index; its symbols are still coded."""
@@ -171,13 +184,28 @@ class CvlReader:
             offset = self.file.tell()
             yield record
 
-    def side_data(self) -> Iterator[bytes]:
-        """The Matroska bytes of the side streams, in parts."""
-        return (record.payload for record in self.records() if record.tag == SIDE)
+    def side_data(self, from_ms: int | None = None) -> Iterator[bytes]:
+        """The Matroska bytes of the side streams, in parts.
+
+        With `from_ms` the head of the stream, then what begins at the last cluster that is not later.
+        """
+        clusters = [i for i, side in enumerate(self.side) if side.time is not None]
+        head = clusters[0] if clusters else len(self.side)
+        begin = head
+        if from_ms is not None:
+            begin = max((i for i in clusters if (self.side[i].time or 0) <= from_ms), default=head)
+        for entry in (*self.side[:head], *self.side[begin:]):
+            record = self._record_at(entry.offset)
+            if record.tag != SIDE or len(record.payload) != entry.size:
+                raise CorruptFileError(f"the index points at {record.tag!r}, not at side streams")
+            time, data = unpack_side(record)
+            if time != entry.time:
+                raise CorruptFileError(f"the side record at byte {entry.offset} has another time")
+            yield data
 
     def side_bytes(self) -> int:
         """What the side streams take of the file, with their records' overhead."""
-        return sum(len(record.payload) + RECORD_OVERHEAD for record in self.records() if record.tag == SIDE)
+        return sum(side.size + RECORD_OVERHEAD for side in self.side)
 
     def symbol_bytes(self) -> int:
         """What the coded symbols take, without any overhead."""
@@ -186,6 +214,7 @@ class CvlReader:
     def verify(self) -> None:
         """Read and check every byte. Raises CorruptFileError."""
         number, last = 0, -(2**64)
+        sides: list[SideEntry] = []
         for record in self.records():
             if record.tag == LATENTS:
                 if number >= len(self.index) or self.index[number] != record.offset:
@@ -195,10 +224,14 @@ class CvlReader:
                     raise CorruptFileError(f"the timestamps of chunk {number} go back")
                 last = chunk.pts[-1]
                 number += 1
+            elif record.tag == SIDE:
+                sides.append(SideEntry(record.offset, len(record.payload), unpack_side(record)[0]))
             elif record.tag == HEAD:
                 raise CorruptFileError(f"a second header at byte {record.offset}")
         if number != len(self.index):
             raise CorruptFileError(f"{number} chunks, the index has {len(self.index)}")
+        if tuple(sides) != self.side:
+            raise CorruptFileError("the side records are not those of the index")
 
 
 def open_cvl(source: Path, *, allow_partial: bool = False) -> CvlReader:

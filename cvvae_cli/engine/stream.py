@@ -67,6 +67,11 @@ class Engine:
         self.dtype = dtype
         return self.build().to(self.placement.device).compute_in(dtype)
 
+    def describe(self) -> str:
+        """What decides the last digits of a result: device, number type and tile."""
+        tile = f" tile {self.options.tile_pixels}" if self.options.tile_pixels else ""
+        return f"{self.placement.device.type} {self.placement.dtype_name}{tile}"
+
     @torch.inference_mode()
     def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
@@ -98,12 +103,19 @@ class Engine:
 
     @torch.inference_mode()
     def decode_stream(
-        self, chunks: Iterable[LatentChunk], width: int, height: int, frames: range | None = None
+        self,
+        chunks: Iterable[LatentChunk],
+        width: int,
+        height: int,
+        frames: range | None = None,
+        *,
+        depth: int = 8,
     ) -> Iterator[FrameBatch]:
         """Frames of consecutive chunks of the grid, cropped to the true size: those in `frames`, or all.
 
         With `frames`, only what reaches into them is computed. Their pixels are those of the whole video
-        if the chunks start at least `decode_context` latent frames before the first of them.
+        if the chunks start at least `decode_context` latent frames before the first of them. They are uint16
+        at full scale if `depth` is above 8 bits, else uint8.
         """
         wanted = range(2**62) if frames is None else frames
         runner: TiledRunner | None = None
@@ -112,11 +124,13 @@ class Engine:
                 rows, columns = chunk.latents.shape[-2:]
                 halo = self.spec.decode_halo
                 runner = self._runner(self._decode, rows, columns, 1, self.spec.geometry.pixels, halo)
-            for batch in self._decode_chunk(runner, chunk, wanted):
-                yield FrameBatch(np.ascontiguousarray(batch.rgb[:, :height, :width]), batch.pts)
+            for video, pts in self._decode_chunk(runner, chunk, wanted):
+                yield FrameBatch(network_to_pixels(video[..., :height, :width], depth), pts)
 
-    def _decode_chunk(self, runner: TiledRunner, chunk: LatentChunk, wanted: range) -> Iterator[FrameBatch]:
-        """The wanted frames of a chunk, group by group, not cropped; what does not reach them is skipped."""
+    def _decode_chunk(
+        self, runner: TiledRunner, chunk: LatentChunk, wanted: range
+    ) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """The wanted frames of a chunk and their pts, group by group; what does not reach them is skipped."""
         geometry = self.spec.geometry
         group = self._group(*chunk.latents.shape[-2:])
         first = geometry.latent_of(chunk.frames.start)
@@ -136,8 +150,7 @@ class Engine:
             keep = range(max(of_group.start, wanted.start), stop)
             if keep:
                 pts = chunk.pts[keep.start - chunk.frames.start : keep.stop - chunk.frames.start]
-                kept = video[:, :, keep.start - begin : keep.stop - begin]
-                yield FrameBatch(self._network_to_pixels(kept), pts)
+                yield video[:, :, keep.start - begin : keep.stop - begin], pts
 
     def _group(self, rows: int, columns: int) -> int:
         """Latent frames that the network sees at a time."""
@@ -204,16 +217,18 @@ class Engine:
         )
 
     def _pixels_to_network(self, rgb: np.ndarray) -> Tensor:
-        """uint8 (T, H, W, 3) → float (1, 3, T, H, W) in [-1, 1], channels last in memory."""
+        """uint8 or uint16 (T, H, W, 3) → float (1, 3, T, H, W) in [-1, 1], channels last in memory."""
         x = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.placement.device, non_blocking=True)
-        x = x.to(torch.float32).div_(127.5).sub_(1)
+        x = x.to(torch.float32).div_(np.iinfo(rgb.dtype).max / 2).sub_(1)
         return x.permute(3, 0, 1, 2)[None]
 
-    def _network_to_pixels(self, video: Tensor) -> np.ndarray:
-        """(1, 3, T, H, W) → uint8 (T, H, W, 3), rounded and clamped."""
-        x = video[0].permute(1, 2, 3, 0).float()
-        x = x.add(1).mul_(127.5).round_().clamp_(0, 255)
-        return x.to(torch.uint8).contiguous().cpu().numpy()
+
+def network_to_pixels(video: Tensor, depth: int) -> np.ndarray:
+    """(1, 3, T, H, W) → uint8, or uint16 above 8 bits, (T, H, W, 3), rounded and clamped."""
+    kind, largest = (torch.uint8, 255) if depth <= 8 else (torch.uint16, 65_535)
+    x = video[0].permute(1, 2, 3, 0).float()
+    x = x.add(1).mul_(largest / 2).round_().clamp_(0, largest)
+    return x.to(kind).contiguous().cpu().numpy()
 
 
 def is_finite(x: Tensor) -> bool:

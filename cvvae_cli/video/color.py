@@ -50,8 +50,13 @@ def is_full_range(frame: av.VideoFrame, color: ColorInfo) -> bool:
     return frame.format.is_rgb or frame.format.name.startswith(("gray", "pal", "mono"))
 
 
+def depth_of(frame: av.VideoFrame) -> int:
+    """Bits of a sample."""
+    return max(component.bits for component in frame.format.components)
+
+
 class ToRgb:
-    """Converts frames of one stream to uint8 RGB (H, W, 3), full range."""
+    """Converts frames of one stream to RGB (H, W, 3), full range: uint8, or uint16 above 8 bits."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
@@ -60,16 +65,17 @@ class ToRgb:
         color = color_of(frame)
         has_alpha = any(c.is_alpha for c in frame.format.components)
         is_indexed = frame.format.name == "pal8"
+        formats = ("rgb24", "rgba") if is_indexed or depth_of(frame) <= 8 else ("rgb48le", "rgba64le")
         rgb: np.ndarray = self._reformatter.reformat(
             frame,
-            format="rgba" if has_alpha or is_indexed else "rgb24",
+            format=formats[has_alpha or is_indexed],
             src_colorspace=SWSCALE_MATRIX[effective_matrix(color, frame.height)],
             src_color_range=ColorRange.JPEG if is_full_range(frame, color) else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG,
             interpolation=EXACT,
         ).to_ndarray()
         if rgb.shape[2] == 4:
-            if rgb[..., 3].min() < 255:
+            if rgb[..., 3].min() < np.iinfo(rgb.dtype).max:
                 raise UnreadableSourceError(
                     "the source has transparent pixels, which a .cvl file cannot keep",
                     hint="put it over a background first",
@@ -79,7 +85,7 @@ class ToRgb:
 
 
 class FromRgb:
-    """Converts uint8 RGB pictures to frames of a pixel format, tagged with their colour."""
+    """Converts RGB pictures to frames of a pixel format, tagged with their colour."""
 
     def __init__(self, pix_fmt: str, color: ColorInfo, height: int) -> None:
         self.pix_fmt = pix_fmt
@@ -89,9 +95,9 @@ class FromRgb:
         self._reformatter = VideoReformatter()
 
     def __call__(self, rgb: np.ndarray) -> av.VideoFrame:
-        """uint8 (H, W, 3) → a frame."""
+        """uint8 or uint16 (H, W, 3) → a frame."""
         frame = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(rgb, format="rgb24"),
+            av.VideoFrame.from_ndarray(rgb, format="rgb24" if rgb.dtype == np.uint8 else "rgb48le"),
             format=self.pix_fmt,
             dst_colorspace=SWSCALE_MATRIX[self.matrix],
             src_color_range=ColorRange.JPEG,

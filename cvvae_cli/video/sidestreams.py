@@ -1,65 +1,170 @@
-"""Audio beside the video: packets as they are, carried as one Matroska byte stream."""
+"""What lies beside the video: audio, subtitles, attachments, chapters and tags, carried as Matroska bytes.
+
+Packets are copied as they are. Only mov_text, which Matroska cannot hold, becomes SRT.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import av
 
 from cvvae_cli.errors import CorruptFileError, UnreadableSourceError
+from cvvae_cli.types import SideStream
+from cvvae_cli.video.matroska import ElementSplitter
+from cvvae_cli.video.subtitles import MOV_TEXT, SRT, SRT_NAMES, srt_of_mov_text
+
+logger = logging.getLogger("cvvae")
+AUDIO, SUBTITLE, ATTACHMENT = "audio", "subtitle", "attachment"
+KEPT_STREAM_TAGS = ("language", "title", "handler_name", "comment")
+OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}  # of a container
+MUXING = {
+    "fflags": "+bitexact",  # no random identifiers
+    "avoid_negative_ts": "disabled",  # the priming of AAC stays, or sound would come late
+    "max_interleave_delta": "1000000",  # in microseconds: wait no longer for a sparse stream
+}
+ENTRY_MARGIN_MS = 1000  # packets may lie in a cluster that begins later than they do
 
 
-class AppendedBytes:
-    """A file that can only be appended to; `take` empties it."""
+@dataclass(frozen=True)
+class Attachment:
+    """A file inside a container: a font or a cover."""
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self.size = 0
+    name: str
+    mimetype: str
+    data: bytes
 
-    def write(self, data: Any) -> int:
-        self._parts.append(bytes(data))
-        self.size += len(self._parts[-1])
-        return len(self._parts[-1])
+    @property
+    def is_picture(self) -> bool:
+        return self.mimetype in PICTURE_CODECS
 
-    def take(self) -> bytes:
-        data = b"".join(self._parts)
-        self._parts, self.size = [], 0
-        return data
+
+PICTURE_CODECS = {"image/jpeg": "mjpeg", "image/png": "png"}
+
+
+@dataclass(frozen=True)
+class SideSource:
+    """What a source has beside the video, and what of it is kept."""
+
+    streams: tuple[Any, ...]  # av streams of audio and subtitles
+    attachments: tuple[Attachment, ...]
+    chapters: tuple[Any, ...]
+    tags: dict[str, str]
+
+    def __bool__(self) -> bool:
+        return bool(self.streams or self.attachments or self.chapters or self.tags)
+
+    def describe(self) -> tuple[SideStream, ...]:
+        """The streams, as the header of a file lists them."""
+        streams = [
+            SideStream(s.type, carried_codec(s), s.metadata.get("language"), s.metadata.get("title"))
+            for s in self.streams
+        ]
+        return (*streams, *(SideStream(ATTACHMENT, a.mimetype, None, a.name) for a in self.attachments))
+
+
+MAX_LISTED, MAX_LABEL = 64, 200  # what a header takes
+
+
+def listed(streams: tuple[SideStream, ...]) -> tuple[SideStream, ...]:
+    """The streams with labels no longer than a header takes. Raises UnreadableSourceError for too many."""
+    if len(streams) > MAX_LISTED:
+        raise UnreadableSourceError(
+            f"the source has {len(streams)} side streams, a .cvl file holds {MAX_LISTED}",
+            hint="pass --no-subtitles or --no-attachments",
+        )
+
+    def cut(text: str | None) -> str | None:
+        return text if text is None else text[:MAX_LABEL]
+
+    return tuple(SideStream(s.kind, s.codec[:MAX_LABEL], cut(s.language), cut(s.title)) for s in streams)
+
+
+def carried_codec(stream: Any) -> str:
+    name: str = stream.codec_context.name
+    return SRT if name in SRT_NAMES | {MOV_TEXT} else name
+
+
+def kept_tags(tags: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in tags.items() if key.lower() not in OWN_TAGS}
 
 
 class SideWriter:
-    """Collects the packets of one audio stream as Matroska bytes."""
+    """Collects packets as Matroska bytes."""
 
-    def __init__(self, stream: av.AudioStream) -> None:
-        self.bytes = AppendedBytes()
-        # Not seekable, so nothing that was taken is ever changed; bitexact: no random identifiers;
-        # negative times (the priming of AAC) stay, or sound would come late
-        options = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
-        self.container = av.open(self.bytes, "w", format="matroska", options=options)
+    def __init__(self, source: SideSource) -> None:
+        self._bytes = ElementSplitter()
+        self.container = av.open(self._bytes, "w", format="matroska", options=MUXING)
+        self._streams = {stream.index: self._add(stream) for stream in source.streams}
+        for attachment in source.attachments:
+            self.container.add_attachment(attachment.name, attachment.mimetype, attachment.data)
+        if not source.streams and not source.attachments:
+            self.container.add_mux_stream(SRT)  # Matroska asks for a stream; the header does not list it
+        self.container.set_chapters(list(source.chapters))
+        self.container.metadata.update(source.tags)
         try:
-            self.stream = self.container.add_stream_from_template(stream)
             self.container.start_encoding()
         except (av.FFmpegError, ValueError):
             raise UnreadableSourceError(
-                f"the audio of the source ({stream.codec_context.name}) cannot be carried along",
-                hint="pass --no-audio",
+                "the side streams of the source cannot be carried along",
+                hint="pass --no-audio or --no-subtitles",
             ) from None
 
+    def _add(self, stream: Any) -> Any:
+        try:
+            if carried_codec(stream) == SRT:
+                added = self.container.add_mux_stream(SRT)
+            else:
+                added = self.container.add_stream_from_template(stream)
+        except (av.FFmpegError, ValueError):
+            option = "--no-audio" if stream.type == AUDIO else "--no-subtitles"
+            raise UnreadableSourceError(
+                f"the {stream.type} of the source ({stream.codec_context.name}) cannot be carried along",
+                hint=f"pass {option}",
+            ) from None
+        copy_labels(stream, added)
+        return added
+
     def add(self, packet: Any) -> None:
-        packet.stream = self.stream
+        """Take a packet of one of the source's streams; others are ignored."""
+        stream = self._streams.get(packet.stream.index)
+        if stream is None:
+            return
+        if packet.stream.codec_context.name == MOV_TEXT:
+            text = srt_of_mov_text(bytes(packet))
+            if not text:
+                return
+            packet = with_payload(packet, text)
+        packet.stream = stream
         self.container.mux(packet)
 
-    def take(self) -> bytes:
-        """The bytes since the last call."""
-        return self.bytes.take()
+    def take(self) -> list[tuple[int | None, bytes]]:
+        """The pieces since the last call: clusters with their times in ms, and what else there is."""
+        return self._bytes.take()
 
-    def finish(self) -> bytes:
-        """The last bytes."""
+    def finish(self) -> list[tuple[int | None, bytes]]:
+        """The last pieces."""
         self.container.close()
         return self.take()
+
+
+def with_payload(packet: Any, payload: bytes) -> Any:
+    """A packet of the same times with other bytes."""
+    copy: Any = av.Packet(payload)
+    copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+    copy.time_base = packet.time_base
+    return copy
+
+
+def copy_labels(source: Any, target: Any) -> None:
+    """Language, title and what the stream is for."""
+    target.metadata.update({k: v for k, v in source.metadata.items() if k in KEPT_STREAM_TAGS})
+    target.disposition = source.disposition
 
 
 class ChainedBytes(io.RawIOBase):
@@ -89,36 +194,59 @@ class SideReader:
     def __init__(
         self,
         parts: Iterator[bytes],
+        count: int,
+        kinds: frozenset[str],
         start: Fraction = Fraction(0),
         stop: Fraction | None = None,
         *,
         may_be_cut: bool = False,
     ) -> None:
-        """Of the time from `start` to `stop` seconds; times are given from `start` on."""
+        """Of `count` streams those of `kinds`, from `start` to `stop` seconds; times count from `start`."""
         try:
             self.container = av.open(ChainedBytes(parts), "r", format="matroska")
-            self.stream = self.container.streams.audio[0]
-        except (av.FFmpegError, IndexError):
+        except (av.FFmpegError, ValueError):
             raise CorruptFileError("the side streams are damaged") from None
+        listed = list(self.container.streams)[:count]
+        if len(listed) < count:
+            raise CorruptFileError("the side streams are damaged")
+        self.streams = [s for s in listed if s.type in kinds and s.type != ATTACHMENT and not is_cover(s)]
+        self.attachments = list(self._attachments(listed)) if ATTACHMENT in kinds else []
+        self.tags = kept_tags(dict(self.container.metadata))
+        self.chapters = [c for c in map(Shift(start, stop), self.container.chapters()) if c]
         self._may_be_cut = may_be_cut
         self._packets = self._cut(start, stop)
-        self._next = next(self._packets, None)
+        self._next = next(self._packets, None) if self.streams else None
+
+    def _attachments(self, listed: list[Any]) -> Iterator[Attachment]:
+        covers = [s for s in listed if is_cover(s)]
+        pictures: dict[int, bytes] = {}
+        for packet in self._demux(covers) if covers else ():
+            pictures.setdefault(packet.stream.index, bytes(packet))
+            if len(pictures) == len(covers):
+                break
+        for s in listed:
+            name, mimetype = (s.metadata.get(key, "") for key in ("filename", "mimetype"))
+            if is_cover(s):
+                yield Attachment(name, mimetype, pictures.get(s.index, b""))
+            elif s.type == ATTACHMENT:
+                yield Attachment(name, mimetype, bytes(s.data))
 
     def _cut(self, start: Fraction, stop: Fraction | None) -> Iterator[Any]:
-        for packet in self._demux():
-            if not packet.size or packet.pts is None or packet.dts is None:
+        for packet in self._demux(self.streams):
+            if not packet.size or packet.pts is None:
                 continue
             shift = round(start / packet.time_base)
             if start and packet.pts < shift:
                 continue
             if stop is not None and packet.pts * packet.time_base >= stop:
-                return
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                continue
+            packet.pts -= shift
+            packet.dts = packet.pts if packet.dts is None else packet.dts - shift
             yield packet
 
-    def _demux(self) -> Iterator[Any]:
+    def _demux(self, streams: list[Any]) -> Iterator[Any]:
         try:
-            yield from self.container.demux(self.stream)
+            yield from self.container.demux(streams)
         except av.FFmpegError:
             if not self._may_be_cut:
                 raise CorruptFileError("the side streams are damaged") from None
@@ -131,3 +259,24 @@ class SideReader:
                 return
             self._next = next(self._packets, None)
             yield packet
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Moves a chapter into a part of the video; None if nothing of it is left."""
+
+    start: Fraction
+    stop: Fraction | None
+
+    def __call__(self, chapter: Any) -> Any:
+        begin, end = (chapter[key] * chapter["time_base"] for key in ("start", "end"))
+        if end <= self.start or (self.stop is not None and begin >= self.stop):
+            return None
+        begin, end = max(begin, self.start), end if self.stop is None else min(end, self.stop)
+        times = {"start": round((begin - self.start) * 1000), "end": round((end - self.start) * 1000)}
+        return {**chapter, **times, "time_base": Fraction(1, 1000)}
+
+
+def is_cover(stream: Any) -> bool:
+    """Whether a video stream is a picture that belongs to the file, not a video."""
+    return stream.type == "video" and bool(stream.disposition & av.stream.Disposition.attached_pic)

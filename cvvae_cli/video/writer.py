@@ -1,7 +1,8 @@
-"""Write frames to a video file, with their timestamps, colour tags and audio."""
+"""Write frames to a video file, with their timestamps and colour tags and what lies beside the video."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
-from cvvae_cli.errors import ConfigError, OutputNotWritableError
+from cvvae_cli.errors import ConfigError, CorruptFileError, OutputNotWritableError
 from cvvae_cli.types import FrameBatch, VideoInfo
 from cvvae_cli.video.color import FromRgb, range_tag
-from cvvae_cli.video.sidestreams import SideReader
+from cvvae_cli.video.sidestreams import (
+    AUDIO,
+    PICTURE_CODECS,
+    Attachment,
+    SideReader,
+    copy_labels,
+    with_payload,
+)
+from cvvae_cli.video.subtitles import MOV_TEXT, SRT_NAMES, mov_text_of_srt
 
 CONTAINERS = {
     ".mp4": "mp4",
@@ -25,9 +35,9 @@ CONTAINERS = {
     ".avi": "avi",
     ".nut": "nut",
 }
+MOV_FORMATS = {"mp4", "mov"}
 PICTURES = {".png": ("png", "rgb24"), ".jpg": ("mjpeg", "yuvj444p"), ".jpeg": ("mjpeg", "yuvj444p")}
-DEFAULT_CODECS = {"webm": "libvpx-vp9"}
-LOSSLESS = {"ffv1": "bgr0"}  # codec → RGB pixel format that keeps every value
+LOSSLESS = {"ffv1": ("bgr0", "gbrp16le")}  # codec → RGB pixel formats that keep all of 8 and 16 bits
 CRF_CODECS = {"libx264", "libx265", "libsvtav1", "libvpx-vp9"}
 DEFAULT_CRF = 16
 PRESETS = {"libx264": "fast", "libx265": "fast", "libsvtav1": "8"}
@@ -66,41 +76,93 @@ class VideoWriter:
         """Write to `part`, in the container that the suffix of `output` names."""
         self.side = side
         self.info = info
-        format_name = CONTAINERS[output.suffix.lower()]
-        codec = options.codec or DEFAULT_CODECS.get(format_name, "libx264")
-        pix_fmt = options.pix_fmt or LOSSLESS.get(codec) or self._subsampled(info)
+        self._format = CONTAINERS[output.suffix.lower()]
+        codec = options.codec or default_codec(self._format, info)
+        pix_fmt = options.pix_fmt or default_pix_fmt(codec, info)
         require_pix_fmt(pix_fmt)
         self._from_rgb = FromRgb(pix_fmt, info.color, info.height)
         encoder_options = codec_options(codec, options.crf)
         keep_times = {"avoid_negative_ts": "disabled"}  # or sound that starts early would shift the video
-        self.container = av.open(str(part), "w", format=format_name, options=keep_times)
+        self.container = av.open(str(part), "w", format=self._format, options=keep_times)
         try:
             self.stream = self._add_video(codec, encoder_options)
-            self.audio = self.container.add_stream_from_template(side.stream) if side else None
+            self._beside = {s.index: self._add_beside(s) for s in side.streams} if side else {}
+            self._covers = self._add_attachments(side.attachments) if side else []
+            if side:
+                self.container.set_chapters(side.chapters)
+                self.container.metadata.update(side.tags)
+            self._start(f"{output.suffix} with codec {codec} and pixel format {pix_fmt} cannot be written")
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _start(self, complaint: str) -> None:
+        try:
             self.container.start_encoding()
         except (av.FFmpegError, ValueError) as error:
-            self._give_up()
-            sound = side.stream.codec_context.name if side else "no"
             raise OutputNotWritableError(
-                f"{output.suffix} with codec {codec}, pixel format {pix_fmt} and {sound} audio "
-                f"cannot be written ({reason(error)})",
-                hint="try .mkv, another --codec or --pix-fmt, or --no-audio",
+                f"{complaint} ({reason(error)})", hint="try .mkv, another --codec or another --pix-fmt"
             ) from None
-
-    @staticmethod
-    def _subsampled(info: VideoInfo) -> str:
-        """4:2:0, which every player takes, unless an odd size rules it out."""
-        return "yuv420p" if info.width % 2 == info.height % 2 == 0 else "yuv444p"
+        for stream, cover in self._covers:
+            packet: Any = av.Packet(cover.data)
+            packet.stream, packet.pts, packet.dts = stream, 0, 0
+            self.container.mux(packet)
 
     def _add_video(self, codec: str, options: dict[str, str]) -> Any:
-        stream: Any = self.container.add_stream(codec, rate=self.info.frame_rate, options=options)
+        try:
+            stream: Any = self.container.add_stream(codec, rate=self.info.frame_rate, options=options)
+        except (av.FFmpegError, ValueError) as error:
+            raise OutputNotWritableError(
+                f"{self._format} cannot hold video of codec {codec} ({reason(error)})",
+                hint="try .mkv, or another --codec",
+            ) from None
         stream.width, stream.height = self.info.width, self.info.height
         stream.pix_fmt = self._from_rgb.pix_fmt
         tags, context = self._from_rgb.tags, stream.codec_context
         context.time_base = stream.time_base = self.info.time_base
         context.colorspace, context.color_range = tags.matrix, range_tag(tags)
         context.color_primaries, context.color_trc = tags.primaries, tags.transfer
+        context.sample_aspect_ratio = self.info.pixel_aspect
         return stream
+
+    def _add_beside(self, source: Any) -> Any:
+        """Add an audio or subtitle stream like that of the file."""
+        name = source.codec_context.name
+        try:
+            if name in SRT_NAMES and self._format in MOV_FORMATS:
+                added = self.container.add_mux_stream(MOV_TEXT)
+                added.time_base = source.time_base
+            elif name in SRT_NAMES:
+                added = self.container.add_mux_stream("subrip")
+            else:
+                added = self.container.add_stream_from_template(source)
+        except (av.FFmpegError, ValueError):
+            option = "--no-audio" if source.type == AUDIO else "--no-subtitles"
+            raise OutputNotWritableError(
+                f"{self._format} cannot hold the {source.type} of the file ({name})",
+                hint=f"use .mkv, or pass {option}",
+            ) from None
+        copy_labels(source, added)
+        return added
+
+    def _add_attachments(self, attachments: list[Attachment]) -> list[tuple[Any, Attachment]]:
+        """Add the files inside; returns those that are written as streams of one picture."""
+        covers = []
+        for attachment in attachments:
+            if self._format == "matroska":
+                self.container.add_attachment(attachment.name, attachment.mimetype, attachment.data)
+            elif self._format in MOV_FORMATS and attachment.is_picture:
+                width, height = picture_size(attachment)
+                codec = PICTURE_CODECS[attachment.mimetype]
+                stream: Any = self.container.add_mux_stream(codec, width=width, height=height)
+                stream.disposition = av.stream.Disposition.attached_pic
+                covers.append((stream, attachment))
+            else:
+                raise OutputNotWritableError(
+                    f"{self._format} cannot hold the attachment {attachment.name} of the file",
+                    hint="use .mkv, or pass --no-attachments",
+                )
+        return covers
 
     def write(self, batch: FrameBatch) -> None:
         """Encode frames, then the audio up to the last of them."""
@@ -108,11 +170,14 @@ class VideoWriter:
             frame = self._from_rgb(rgb)
             frame.pts, frame.time_base = int(pts), self.info.time_base
             self.container.mux(self.stream.encode(frame))
-        self._write_audio(int(batch.pts[-1]) * self.info.time_base)
+        self._write_beside(int(batch.pts[-1]) * self.info.time_base)
 
-    def _write_audio(self, until: Fraction | None) -> None:
+    def _write_beside(self, until: Fraction | None) -> None:
         for packet in self.side.until(until) if self.side else ():
-            packet.stream = self.audio
+            stream = self._beside[packet.stream.index]
+            if packet.stream.codec_context.name in SRT_NAMES and self._format in MOV_FORMATS:
+                packet = with_payload(packet, mov_text_of_srt(bytes(packet)))
+            packet.stream = stream
             self.container.mux(packet)
 
     def _give_up(self) -> None:
@@ -127,8 +192,34 @@ class VideoWriter:
             self._give_up()
             return
         self.container.mux(self.stream.encode(None))
-        self._write_audio(None)
+        self._write_beside(None)
         self.container.close()
+
+
+def picture_size(attachment: Attachment) -> tuple[int, int]:
+    """Width and height of a cover. Raises CorruptFileError if it is no picture."""
+    try:
+        with av.open(io.BytesIO(attachment.data)) as picture:
+            return picture.streams.video[0].width, picture.streams.video[0].height
+    except (av.FFmpegError, IndexError):
+        raise CorruptFileError(
+            f"the attachment {attachment.name} is no picture", hint="pass --no-attachments"
+        ) from None
+
+
+def default_codec(format_name: str, info: VideoInfo) -> str:
+    """H.264, and for WebM, which has none, VP9, or AV1 above 8 bits (PyAV's VP9 encoder has 8 only)."""
+    if format_name != "webm":
+        return "libx264"
+    return "libvpx-vp9" if info.depth <= 8 else "libsvtav1"
+
+
+def default_pix_fmt(codec: str, info: VideoInfo) -> str:
+    """4:2:0, which every player takes, unless an odd size rules it out; 10 bits if the source has them."""
+    if codec in LOSSLESS:
+        return LOSSLESS[codec][info.depth > 8]
+    sampling = "yuv420p" if info.width % 2 == info.height % 2 == 0 else "yuv444p"
+    return sampling + ("10le" if info.depth > 8 else "")
 
 
 def require_pix_fmt(name: str) -> None:
@@ -162,11 +253,15 @@ def reason(error: Exception) -> str:
 def write_picture(part: Path, output: Path, info: VideoInfo, batches: Iterator[FrameBatch]) -> None:
     """Write the only frame as a PNG or JPEG file."""
     codec, pix_fmt = PICTURES[output.suffix.lower()]
+    batch = next(batches)
+    has_16_bits = batch.rgb.dtype == np.uint16
+    if has_16_bits and codec == "png":
+        pix_fmt = "rgb48be"
     context: Any = av.CodecContext.create(codec, "w")
     context.width, context.height, context.pix_fmt = info.width, info.height, pix_fmt
     context.time_base = Fraction(1, 25)
-    batch = next(batches)
-    frame = av.VideoFrame.from_ndarray(batch.rgb[0], format="rgb24").reformat(format=pix_fmt)
+    rgb_format = "rgb48le" if has_16_bits else "rgb24"
+    frame = av.VideoFrame.from_ndarray(batch.rgb[0], format=rgb_format).reformat(format=pix_fmt)
     frame.pts = 0
     packets = [*context.encode(frame), *context.encode(None)]
     part.write_bytes(b"".join(bytes(p) for p in packets))

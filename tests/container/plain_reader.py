@@ -19,7 +19,7 @@ def read(data, tables):
         assert struct.unpack_from("<I", data, place + 8 + size)[0] == zlib.crc32(body)
         place += 12 + size
         if tag == b"HEAD":
-            assert body[8] == 0
+            assert body[8] == 1
             header = json.loads(body[10:])
         if tag == b"LATS":
             first, count, _ = struct.unpack_from("<IHH", body, 8)

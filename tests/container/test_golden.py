@@ -6,8 +6,9 @@ from container.plain_reader import read
 from safetensors.numpy import load_file
 from tiny import EVERY, GOLDEN
 
-from cvvae_cli import codec
+from cvvae_cli import access
 from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.container.reader import open_cvl
 
 GOLDENS = sorted(path.stem for path in GOLDEN.glob("*.cvl"))
 
@@ -15,10 +16,10 @@ GOLDENS = sorted(path.stem for path in GOLDEN.glob("*.cvl"))
 @pytest.mark.parametrize("name", GOLDENS)
 def test_a_golden_file_gives_its_symbols_and_frames(tiny, engine, name):
     expected = np.load(GOLDEN / f"{name}.npz")
-    with codec.open_cvl(GOLDEN / f"{name}.cvl") as cvl:
+    with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
         cvl.verify()
-        _, weights = codec.model_of(cvl.header)
-        chunks = list(codec.read_latents(cvl, weights))
+        _, weights = access.model_of(cvl.header)
+        chunks = list(access.read_latents(cvl, weights))
         width, height = cvl.header.size
     symbols = np.concatenate([Quantizer(weights.gain()).quantize(c.latents) for c in chunks])
     assert np.array_equal(symbols, expected["symbols"])
@@ -38,7 +39,7 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(name):
 
 
 def test_the_golden_file_uses_what_the_format_has(tiny):
-    with codec.open_cvl(GOLDEN / f"{GOLDENS[0]}.cvl") as cvl:
+    with open_cvl(GOLDEN / f"{GOLDENS[0]}.cvl") as cvl:
         symbols = np.load(GOLDEN / f"{GOLDENS[0]}.npz")["symbols"].astype(int)
         assert np.abs(np.diff(symbols, axis=0)).max() > 2 * 127  # escapes
         assert cvl.num_latents > cvl.header.period  # the coder starts fresh in the middle

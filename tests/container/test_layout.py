@@ -41,7 +41,13 @@ def test_a_newer_major_version_is_refused_with_a_hint():
     assert "newer" in caught.value.hint
 
 
-@pytest.mark.parametrize("payload", [b"", b"\0", b"\0\1", b"\0\1[]", b"\0\1" + b"[" * 60_000, b"\0\1\xff"])
+def test_a_file_from_before_the_format_was_settled_is_refused_with_a_hint():
+    with pytest.raises(UnsupportedFormatError) as caught:
+        layout.unpack_header(b"\0\1{}")
+    assert "the version of cvvae that made it" in caught.value.hint
+
+
+@pytest.mark.parametrize("payload", [b"", b"\1", b"\1\0", b"\1\0[]", b"\1\0" + b"[" * 60_000, b"\1\0\xff"])
 def test_a_header_that_is_no_json_object_is_reported(payload):
     with pytest.raises(CorruptFileError):
         layout.unpack_header(payload)

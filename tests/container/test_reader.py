@@ -12,6 +12,7 @@ from cvvae_cli.container.header import Header, parse_header
 from cvvae_cli.container.reader import CvlReader
 from cvvae_cli.container.writer import CvlWriter
 from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError
+from cvvae_cli.types import SideStream
 
 HEADER = Header(
     model="compact-1",
@@ -27,20 +28,27 @@ HEADER = Header(
     rate=(25, 1),
     color=(1, 1, 1, 0),
     rotation=0,
+    depth=8,
+    aspect=(1, 1),
+    side=(SideStream("audio", "aac", "eng"),),
+    chapters=0,
+    computed="cpu fp32",
     source="0" * 32,
 )
 
 
-def make_file(frames: int = 22, symbols: bytes = b"abcd", side: bytes = b"") -> bytes:
+def make_file(
+    frames: int = 22, symbols: bytes = b"abcd", side: bytes = b"", header: Header = HEADER
+) -> bytes:
     file = io.BytesIO()
-    with CvlWriter(file, HEADER) as cvl:
+    with CvlWriter(file, header) as cvl:
         while cvl.num_frames < frames:
             latents = range(cvl.num_latents, cvl.num_latents + 4)
             covered = HEADER.geometry.frames_of(latents)
             covered = range(covered.start, min(covered.stop, frames))
             count = HEADER.geometry.num_latents(covered.stop) - cvl.num_latents
             cvl.write_chunk(count, [512 * i for i in covered], symbols)
-            cvl.write_side(side)
+            cvl.write_side([(len(cvl._index) * 1000, side)] if side else [])
     return file.getvalue()
 
 
@@ -71,7 +79,7 @@ def test_every_number_of_frames_is_kept(frames):
 
 
 def test_the_fixed_overhead_of_a_short_clip_is_small():
-    assert len(make_file(64, symbols=b"")) <= 600
+    assert len(make_file(64, symbols=b"", header=replace(HEADER, side=()))) <= 600
 
 
 @pytest.mark.parametrize("cut", range(len(WHOLE)))
@@ -110,12 +118,22 @@ def reframe(data: bytes, tag: bytes, change) -> bytes:
 
 HOSTILE = {
     "a record that claims four gigabytes": WHOLE.replace(b"LATS", b"LATS\xff\xff\xff\xff", 1),
-    "an index that points into the header": reframe(WHOLE, b"INDX", lambda p: struct.pack("<Q", 8) + p[8:]),
-    "an index that points at itself": reframe(
-        WHOLE, b"INDX", lambda p: p[:8] + struct.pack("<Q", len(WHOLE) - 80)
+    "an index that points into the header": reframe(
+        WHOLE, b"INDX", lambda p: p[:8] + struct.pack("<Q", 8) + p[16:]
     ),
-    "an index in the wrong order": reframe(WHOLE, b"INDX", lambda p: p[8:] + p[:8]),
+    "an index that points at itself": reframe(
+        WHOLE, b"INDX", lambda p: p[:16] + struct.pack("<Q", len(WHOLE) - 120) + p[24:]
+    ),
+    "an index in the wrong order": reframe(WHOLE, b"INDX", lambda p: p[:8] + p[16:24] + p[8:16] + p[24:]),
     "an index with an entry too many": reframe(WHOLE, b"INDX", lambda p: p + p[-8:]),
+    "an index that claims four thousand million chunks": reframe(
+        WHOLE, b"INDX", lambda p: b"\xff" * 8 + p[8:]
+    ),
+    "an index of another side record": reframe(WHOLE, b"INDX", lambda p: p[:-8] + struct.pack("<q", 7)),
+    "an index without the side records": reframe(
+        WHOLE, b"INDX", lambda p: struct.pack("<II", 2, 0) + p[8:24]
+    ),
+    "a side record that is too short": reframe(WHOLE, b"SIDE", lambda p: p[:4]),
     "a footer with other frames": reframe(
         WHOLE, b"FOOT", lambda p: p[:8] + struct.pack("<Q", 2**60) + p[16:]
     ),
@@ -138,7 +156,7 @@ def test_an_unknown_record_with_a_right_checksum_is_skipped():
     body = b"NEWS" + struct.pack("<I", 3) + b"abc"
     record = body + struct.pack("<I", zlib.crc32(body))
     place = WHOLE.index(b"INDX")
-    (offset,) = struct.unpack_from("<Q", WHOLE, len(WHOLE) - 36)
+    (offset,) = struct.unpack_from("<Q", WHOLE, len(WHOLE) - 36)  # of the index
     grown = WHOLE[:place] + record + WHOLE[place:]
     footer = struct.pack("<QQQQ", offset + len(record), 22, 7, len(grown))
     assert read_everything(reframe(grown, b"FOOT", lambda _: footer))[0] == 22
@@ -159,6 +177,13 @@ def test_an_unknown_record_with_a_right_checksum_is_skipped():
         ("model", ""),
         ("level", 1.5),
         ("rotation", 45),
+        ("depth", 0),
+        ("aspect", [0, 1]),
+        ("side", {}),
+        ("side", [{"kind": "audio"}]),
+        ("side", [{"kind": "audio", "codec": 3}]),
+        ("side", [{"kind": "audio", "codec": "aac"}] * 65),
+        ("chapters", -1),
     ],
 )
 def test_a_header_with_a_value_out_of_range_is_reported(key, value):
@@ -170,8 +195,8 @@ def test_every_key_of_the_header_is_needed():
     for key in HEADER.to_json():
         values = HEADER.to_json()
         del values[key]
-        if key in ("level", "source"):
-            assert parse_header(values) == replace(HEADER, **{key: None})
+        if key in ("side", "source"):
+            assert parse_header(values) == replace(HEADER, **{key: () if key == "side" else None})
             continue
         with pytest.raises(CorruptFileError):
             parse_header(values)
@@ -182,12 +207,26 @@ def test_side_data_beyond_a_record_is_split():
     file = io.BytesIO()
     with CvlWriter(file, HEADER) as cvl:
         cvl.write_chunk(1, [0], b"abcd")
-        cvl.write_side(sound)
+        cvl.write_side([(0, sound)])
     with CvlReader(file) as cvl:
         parts = list(cvl.side_data())
-        assert [len(p) for p in parts] == [layout.MAX_SIDE_BYTES] * 2
+        assert [len(p) for p in parts] == [layout.MAX_SIDE_BYTES] * 2 + [16]
         assert b"".join(parts) == sound
-        assert cvl.side_bytes() == len(sound) + 2 * layout.RECORD_OVERHEAD
+        assert cvl.side_bytes() == len(sound) + 3 * (layout.RECORD_OVERHEAD + layout.SIDE_HEAD.size)
+
+
+def test_side_data_is_read_from_the_last_cluster_before_a_time():
+    file = io.BytesIO()
+    with CvlWriter(file, HEADER) as cvl:
+        cvl.write_side([(None, b"head ")])
+        cvl.write_chunk(1, [0], b"abcd")
+        cvl.write_side([(0, b"zero "), (2000, b"two "), (4000, b"four ")])
+    with CvlReader(file) as cvl:
+        read = {time: b"".join(cvl.side_data(time)) for time in (None, -5, 0, 1999, 2000, 9999)}
+    whole = b"head zero two four "
+    assert read[None] == read[-5] == read[0] == read[1999] == whole
+    assert read[2000] == b"head two four "
+    assert read[9999] == b"head four "
 
 
 @pytest.mark.parametrize("cut", range(len(WHOLE)))
@@ -195,12 +234,12 @@ def test_a_file_cut_anywhere_is_read_up_to_its_last_whole_record(cut):
     try:
         reader = CvlReader(io.BytesIO(WHOLE[:cut]), allow_partial=True)
     except CorruptFileError:
-        assert cut < WHOLE.index(b"SIDE")  # not even the first chunk is whole
+        assert cut < WHOLE.index(b"SIDE\x0d")  # not even the first chunk is whole
         return
     with reader as cvl:
         assert cvl.is_cut
         cvl.verify()
-        chunks = 1 if cut < WHOLE.rindex(b"SIDE") else 2
+        chunks = 1 if cut < WHOLE.rindex(b"SIDE\x0d") else 2
         assert (len(cvl.index), cvl.num_frames) == (chunks, 13 if chunks == 1 else 22)
         file = io.BytesIO()
         with CvlWriter(file, cvl.header) as saved:

@@ -91,7 +91,9 @@ def test_pictures_of_every_kind_are_read(tmp_path, pix_fmt):
     info, rgb, _ = read(path)
     assert len(rgb) == 1
     assert info.num_frames in (None, 1)
-    assert np.abs(rgb[0].astype(int) - grey).max() <= 1
+    assert rgb.dtype == (np.uint16 if pix_fmt == "rgb48be" else np.uint8)
+    scale = np.iinfo(rgb.dtype).max // 255
+    assert np.abs(rgb[0].astype(int) - grey.astype(int) * scale).max() <= scale
 
 
 def palette_frame(grey):

@@ -8,8 +8,9 @@ from tiny import moving_picture
 
 from cvvae_cli.errors import ConfigError, OutputNotWritableError
 from cvvae_cli.types import FrameBatch, VideoInfo
-from cvvae_cli.video.reader import open_source
-from cvvae_cli.video.sidestreams import AppendedBytes, SideReader, SideWriter
+from cvvae_cli.video.matroska import ElementSplitter
+from cvvae_cli.video.reader import ALL_KINDS, open_source
+from cvvae_cli.video.sidestreams import SideReader, SideWriter
 from cvvae_cli.video.writer import OutputOptions, VideoWriter, require_known_output, write_picture
 
 
@@ -112,16 +113,18 @@ def test_audio_packets_come_through_byte_for_byte_and_in_time(tmp_path, codec, s
         container.mux(audio.encode(None))
     parts = []
     with open_source(source) as reader:
-        side = SideWriter(reader.audio)
+        side = SideWriter(reader.side_source(ALL_KINDS))
         reader.listen(side.add)
         rgb = []
         for batch in reader:
             rgb.append(batch)
-            parts.append(side.take())
-        parts.append(side.finish())
+            parts += side.take()
+        parts += side.finish()
         info = reader.info
     output = tmp_path / f"out.{suffix}"
-    with VideoWriter(output, output, info, OutputOptions(), SideReader(iter(parts))) as video:
+    with VideoWriter(
+        output, output, info, OutputOptions(), SideReader((data for _, data in parts), 1, ALL_KINDS)
+    ) as video:
         for batch in rgb:
             video.write(batch)
     before, after = packets(source, "audio"), packets(output, "audio")
@@ -134,7 +137,7 @@ def test_audio_packets_come_through_byte_for_byte_and_in_time(tmp_path, codec, s
 
 def test_a_part_of_the_sound_starts_at_zero():
     step = 1024
-    sink = AppendedBytes()
+    sink = ElementSplitter()
     with av.open(sink, "w", format="matroska") as container:
         stream = container.add_stream("pcm_s16le", rate=48000, layout="mono")
         for number in range(100):
@@ -144,7 +147,7 @@ def test_a_part_of_the_sound_starts_at_zero():
             sound.sample_rate, sound.pts = 48000, number * step
             container.mux(stream.encode(sound))
     start, stop = Fraction(1, 2), Fraction(1)
-    part = SideReader(iter([sink.take()]), start, stop)
+    part = SideReader((data for _, data in sink.take()), 1, ALL_KINDS, start, stop)
     found = [
         (float(p.pts * p.time_base), int(np.frombuffer(bytes(p), np.int16)[0])) for p in part.until(None)
     ]
