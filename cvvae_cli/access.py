@@ -1,60 +1,20 @@
-"""Random access to a .cvl file: the latents of any chunk, the frames of any range."""
+"""Random access to the frames of a .cvl file, and what lies beside them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
-from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
-from cvvae_cli.bitstream.coders import ENTROPY_CODERS, ContextTables
-from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
-from cvvae_cli.bitstream.quantize import Quantizer
-from cvvae_cli.container.header import Header
 from cvvae_cli.container.reader import CvlReader, open_cvl
 from cvvae_cli.engine.stream import Engine
-from cvvae_cli.errors import ConfigError, CorruptFileError, UnsupportedFormatError, WeightsError
-from cvvae_cli.models.registry import ModelSpec, Weights, find_model
+from cvvae_cli.errors import ConfigError
+from cvvae_cli.latents import read_latents
+from cvvae_cli.models.registry import Weights
 from cvvae_cli.options import DecodeOptions, side_kinds
-from cvvae_cli.types import ColorInfo, FrameBatch, LatentChunk, VideoInfo
+from cvvae_cli.types import ColorInfo, FrameBatch, VideoInfo
 from cvvae_cli.video.sidestreams import ENTRY_MARGIN_MS, SideReader
-
-
-def model_of(header: Header) -> tuple[ModelSpec, Weights]:
-    """The model and the very weights that a file was encoded with, run on the file's own chunk grid."""
-    spec = find_model(header.model)
-    if header.weights != spec.weights_sha256:
-        raise WeightsError(
-            f"the file was encoded with other weights of {spec.name} ({header.weights[:12]}…, "
-            f"these are {spec.weights_sha256[:12]}…)",
-            hint="decode it with the version of cvvae that made it",
-        )
-    if header.geometry != spec.geometry:
-        raise CorruptFileError(f"the header's geometry is not that of {spec.name}")
-    return replace(spec, chunk_latents=header.chunk), Weights(spec)
-
-
-def read_latents(cvl: CvlReader, weights: Weights, chunks: range | None = None) -> Iterator[LatentChunk]:
-    """The dequantised latents of consecutive chunks, by default of all."""
-    chunks = range(len(cvl.index)) if chunks is None else chunks
-    yield from decoded_chunks(cvl, latent_coder(cvl.header, weights), chunks)
-
-
-def decoded_chunks(cvl: CvlReader, coder: LatentCoder, chunks: range) -> Iterator[LatentChunk]:
-    """The same with a coder of one's own, which starts at the last point before them where it is fresh."""
-    header = cvl.header
-    fresh = chunks.start - chunks.start % (header.period // header.chunk)
-    rows, columns = header.geometry.latent_size(*header.size)
-    for number in range(fresh, chunks.stop):
-        chunk = cvl.read_chunk(number)
-        shape = (header.geometry.channels, len(chunk.latents), rows, columns)
-        latents = coder.decode(chunk.latents.start, chunk.symbols, shape)
-        if number in chunks:
-            yield LatentChunk(latents, cvl.frames_of(number), np.array(chunk.pts, np.int64))
 
 
 def decode_frames(
@@ -102,20 +62,6 @@ def time_span(cvl: CvlReader, frames: range) -> tuple[int, int | None]:
         return cvl.read_chunk(chunk).pts[frame - cvl.frames_of(chunk).start]
 
     return pts_of(frames.start), pts_of(frames.stop) if frames.stop < cvl.num_frames else None
-
-
-def latent_coder(header: Header, weights: Weights) -> LatentCoder:
-    """The coder that a header names, with the tables of the model."""
-    if header.coder in EXACT_TYPES:
-        return ExactCoder(EXACT_TYPES[header.coder])
-    kind = ENTROPY_CODERS.get(header.coder)
-    if kind is None:
-        raise UnsupportedFormatError(
-            f"the file uses the coder {header.coder!r}, which this program does not know",
-            hint="install a newer cvvae",
-        )
-    tables = ContextTables.from_tensors(weights.arrays)
-    return QuantizedCoder(Quantizer(weights.gain()), ChunkCoder(kind(tables), header.period))
 
 
 def info_of(cvl: CvlReader) -> VideoInfo:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -16,10 +17,7 @@ from cvvae_cli import output as outputs
 from cvvae_cli.access import (
     choose_frames,
     decode_frames,
-    decoded_chunks,
     info_of,
-    latent_coder,
-    model_of,
     open_side,
     time_span,
 )
@@ -27,13 +25,14 @@ from cvvae_cli.bitstream.chunk import LatentCoder
 from cvvae_cli.bitstream.exact import EXACT_TYPES
 from cvvae_cli.container.fingerprint import fingerprint, hash_file
 from cvvae_cli.container.header import Header
-from cvvae_cli.container.reader import open_cvl
+from cvvae_cli.container.reader import CvlReader, open_cvl
 from cvvae_cli.container.writer import CvlWriter
 from cvvae_cli.engine.device import Placement, choose_placement
 from cvvae_cli.engine.stream import Engine, EngineOptions
 from cvvae_cli.errors import (
     ConfigError,
 )
+from cvvae_cli.latents import decoded_chunks, latent_coder, model_of
 from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.options import (
     DecodeOptions,
@@ -290,6 +289,19 @@ def decode_file(
         device=str(placement.device),
         dtype=placement.dtype_name,
     )
+
+
+def decode_all(
+    cvl: CvlReader, source: Path, device: str, dtype: str, *, on_progress: OnProgress = ignore_progress
+) -> None:
+    """Decode every frame and every packet of a file, and keep nothing. Raises a CvvaeError."""
+    spec, weights = model_of(cvl.header)
+    engine = Engine(spec, weights.build, choose_placement(device, dtype), EngineOptions())
+    for _ in watched(decode_frames(cvl, weights, engine), cvl.num_frames, on_progress):
+        pass
+    side = open_side(cvl, source, DecodeOptions(), Fraction(0), None)
+    for _ in side.until(None) if side else ():
+        pass
 
 
 def watched(batches: Iterator[FrameBatch], total: int, on_progress: OnProgress) -> Iterator[FrameBatch]:

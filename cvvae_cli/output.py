@@ -54,7 +54,7 @@ def replace_on_success(output: Path, *, force: bool = False, resume: bool = Fals
     """Give a locked part file; it becomes `output` if the block ends without an error.
 
     With `resume` a part file that is there is kept as it is. After an interruption or a full disk a part that
-    says it is resumable stays; after an error of the job itself nothing stays.
+    says it is resumable stays; after an error of the job itself only a part that was there before stays.
     """
     part = Part(part_of(output))
     try:
@@ -68,6 +68,7 @@ def replace_on_success(output: Path, *, force: bool = False, resume: bool = Fals
         raise OutputNotWritableError(f"cannot create {part.path}: {error.strerror}") from None
     with lock:
         take_lock(lock, part.path)
+        held_something = resume and part.path.stat().st_size > 0
         try:
             yield part
             with part.path.open("rb") as file:
@@ -76,7 +77,7 @@ def replace_on_success(output: Path, *, force: bool = False, resume: bool = Fals
         except BaseException as error:
             if part.is_resumable and not isinstance(error, CvvaeError):
                 logger.warning("%s is kept: the same command with --resume goes on from there", part.path)
-            else:
+            elif not held_something:
                 with suppress(OSError):
                     part.path.unlink()
             raise

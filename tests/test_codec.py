@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import moving_picture
 
-from cvvae_cli import access
+from cvvae_cli import access, latents
 from cvvae_cli.codec import decode_file, encode_file
 from cvvae_cli.container.reader import CvlReader, open_cvl
 from cvvae_cli.errors import ConfigError
@@ -30,7 +30,7 @@ def cvl(tiny, lossless, tmp_path):
 def reader(cvl, engine):
     """A function from a range of frames to RGB and pts."""
     with open_cvl(cvl) as file:
-        _, weights = access.model_of(file.header)
+        _, weights = latents.model_of(file.header)
 
         def read(frames=None):
             batches = list(access.decode_frames(file, weights, engine, frames))

@@ -23,13 +23,17 @@ ALLOWED = {
     "bitstream": LEAVES,
     "engine": LEAVES | {"models"},
     "options": LEAVES | {"video"},
-    "access": LEAVES | {"video", "models", "engine", "bitstream", "container", "options"},
+    "latents": LEAVES | {"models", "bitstream", "container"},
+    "interchange": LEAVES | {"models", "bitstream", "container", "output", "latents", "video"},
+    "access": LEAVES | {"latents"} | {"video", "models", "engine", "bitstream", "container", "options"},
     "resume": LEAVES | {"container"},
     "codec": LEAVES
-    | {"video", "models", "engine", "bitstream", "container", "output", "options", "access", "resume"},
+    | {"video", "models", "engine", "bitstream", "container"}
+    | {"output", "options", "access", "latents", "resume"},
     "train": LEAVES | {"models", "metrics", "video", "bitstream", "engine"},
     "cli": LEAVES
-    | {"codec", "options", "container", "train", "engine", "models", "output", "video", "cli", "__init__"},
+    | {"codec", "access", "latents", "interchange", "options", "container", "train", "engine"}
+    | {"models", "output", "video", "cli", "__init__"},
     "__main__": {"cli"},
     "__init__": set(),
 }

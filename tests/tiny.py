@@ -93,7 +93,7 @@ def make_weights() -> None:
 
 def make_golden() -> None:
     """Write the golden file of the present format version, its symbols and its frames."""
-    from cvvae_cli import access, codec
+    from cvvae_cli import codec, latents
     from cvvae_cli.container.reader import open_cvl
     from cvvae_cli.engine.device import choose_placement
     from cvvae_cli.engine.stream import Engine
@@ -114,8 +114,8 @@ def make_golden() -> None:
     options = EncodeOptions(model="tiny-1", device="cpu", dtype="fp32", force=True)
     codec.encode_file(source, golden, options)
     with open_cvl(golden) as cvl:
-        spec, weights = access.model_of(cvl.header)
-        chunks = list(access.read_latents(cvl, weights))
+        spec, weights = latents.model_of(cvl.header)
+        chunks = list(latents.read_latents(cvl, weights))
         placement = choose_placement("cpu", "fp32")
         engine = Engine(spec, weights.build, placement)
         frames = np.concatenate([b.rgb for b in engine.decode_stream(chunks, 52, 34)])

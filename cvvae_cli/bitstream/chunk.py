@@ -34,6 +34,8 @@ class SymbolCoder(Protocol):
 
     def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> np.ndarray: ...
 
+    def measure(self, symbols: np.ndarray, past: Past) -> np.ndarray: ...
+
 
 class QuantizedCoder:
     """Rounds latents to symbols and codes those: a LatentCoder."""
@@ -63,6 +65,12 @@ class ChunkCoder:
         data = self.coder.encode(symbols, self._past_of(first_latent))
         self._remember(symbols)
         return data
+
+    def measure(self, first_latent: int, symbols: np.ndarray) -> np.ndarray:
+        """float64 (C,): the bits that coding would take, by channel."""
+        bits = self.coder.measure(symbols, self._past_of(first_latent))
+        self._remember(symbols)
+        return bits
 
     def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Bytes → int32 of `shape` (t, C, h, w)."""

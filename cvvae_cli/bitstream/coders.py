@@ -5,6 +5,7 @@ ENTROPY_CODERS maps the name in a file's header to the class that reads it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ ESCAPE = ALPHABET - 1
 CENTER = 127
 RAW_CENTER = 2**16
 RAW_VALUES = 2**17
+RAW = -1  # in place of a table: the uniform model of escapes
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,16 @@ class ContextCoder:
 
     def encode(self, symbols: np.ndarray, past: Past) -> bytes:
         """Code int32 (t, C, h, w); `past` is empty where the coder starts fresh."""
-        steps: list[tuple[np.ndarray, object]] = []
+        steps: list[tuple[np.ndarray, int]] = []
+        for _, guess, residuals in self.walk(symbols, past):
+            steps.extend(self.steps_of(guess, residuals))
+        coder = constriction.stream.stack.AnsCoder()
+        for values, table in reversed(steps):
+            coder.encode_reverse(values, self.raw if table == RAW else self.models[table])
+        return coder.get_compressed().astype("<u4").tobytes()
+
+    def walk(self, symbols: np.ndarray, past: Past) -> Iterator[tuple[int, Prediction, np.ndarray]]:
+        """Every pass over known symbols (t, C, h, w): its channel, the prediction, the residuals."""
         for frame in symbols:
             for channel, plane in enumerate(FrameWalk(past, frame.shape)):
                 for index, start in enumerate(PASSES):
@@ -108,12 +119,21 @@ class ContextCoder:
                     guess = self.predict(plane, index)
                     residuals = values - guess.symbols
                     plane.set(start, values, residuals)
-                    steps.extend(self.steps_of(guess, residuals))
+                    yield channel, guess, residuals
             past = shift(past, frame)
-        coder = constriction.stream.stack.AnsCoder()
-        for values, model in reversed(steps):
-            coder.encode_reverse(values, model)
-        return coder.get_compressed().astype("<u4").tobytes()
+
+    def measure(self, symbols: np.ndarray, past: Past) -> np.ndarray:
+        """float64 (C,): bits of the symbols of each channel, as the tables say."""
+        bits = np.zeros(symbols.shape[1])
+        for channel, guess, residuals in self.walk(symbols, past):
+            for values, table in self.steps_of(guess, residuals):
+                bits[channel] += self.bits_of(values, table)
+        return bits
+
+    def bits_of(self, values: np.ndarray, table: int) -> float:
+        if table == RAW:
+            return len(values) * math.log2(RAW_VALUES)
+        return float((PROBABILITY_BITS - np.log2(self.tables.frequencies[table][values])).sum())
 
     def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> np.ndarray:
         """int32 of `shape` (t, C, h, w) from what `encode` gave for the same past."""
@@ -147,15 +167,15 @@ class ContextCoder:
         bins = np.searchsorted(self.tables.thresholds, scale, side="right")
         return Prediction(symbols, signs, bins * PHASES + phase)
 
-    def steps_of(self, guess: Prediction, residuals: np.ndarray) -> Iterator[tuple[np.ndarray, object]]:
-        """What is coded for a pass, in the order of decoding: table by table, then the escapes."""
+    def steps_of(self, guess: Prediction, residuals: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+        """What is coded for a pass, in the order of decoding: values of each table, then the escapes."""
         signed = (residuals * guess.signs).ravel()
         values = np.where(np.abs(signed) <= CENTER, signed + CENTER, ESCAPE).astype(np.int32)
         for table, positions in by_table(guess.tables):
-            yield values[positions], self.models[table]
+            yield values[positions], table
         escaped = signed[values == ESCAPE]
         if len(escaped):
-            yield (escaped + RAW_CENTER).astype(np.int32), self.raw
+            yield (escaped + RAW_CENTER).astype(np.int32), RAW
 
     def decode_residuals(self, coder: constriction.stream.stack.AnsCoder, guess: Prediction) -> np.ndarray:
         values = np.empty(guess.tables.size, np.int64)

@@ -12,6 +12,7 @@ from cvvae_cli import __version__
 from cvvae_cli.cli import console
 from cvvae_cli.cli.decode import decode
 from cvvae_cli.cli.encode import encode
+from cvvae_cli.cli.export import export, import_
 from cvvae_cli.cli.info import info
 from cvvae_cli.cli.repair import repair
 from cvvae_cli.cli.train import train
@@ -27,8 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, verify, repair, train):
+for command in (encode, decode, info, verify, repair, export, train):
     app.command()(command)
+app.command("import")(import_)
 
 
 def print_version(wanted: bool) -> None:

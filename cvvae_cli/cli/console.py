@@ -35,6 +35,16 @@ def print_table(title: str, rows: Mapping[str, str]) -> None:
     out.print(table)
 
 
+def print_rows(title: str, rows: list[dict[str, object]]) -> None:
+    """A table of rows with the same keys."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in rows[0] if rows else ():
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    out.print(table)
+
+
 def print_error(error: CvvaeError) -> None:
     err.print("[bold red]error:[/] ", end="")
     err.print(error.message, markup=False, soft_wrap=True)

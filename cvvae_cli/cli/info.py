@@ -16,11 +16,19 @@ from cvvae_cli.container.reader import CvlReader, open_cvl
 
 def info(
     source: Annotated[Path, typer.Argument(help="The .cvl file.")],
+    chunks: Annotated[bool, typer.Option("--chunks", help="List every chunk.")] = False,
+    channels: Annotated[
+        bool, typer.Option("--channels", help="Count the bits of every channel: decodes the symbols.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show what a .cvl file holds."""
     with open_cvl(source, allow_partial=True) as cvl:
         values = describe(cvl)
+        if chunks:
+            values["chunk_table"] = chunk_table(cvl)
+        if channels:
+            values["bits_per_channel"] = bits_per_channel(cvl)
     if json:
         console.print_json(values)
         return
@@ -37,10 +45,53 @@ def info(
         "coder": f"{values['coder']}, fresh every {values['period']} latent frames",
         "colour (CICP)": f"primaries {values['color'][0]}, transfer {values['color'][1]}, "
         f"matrix {values['color'][2]}, range {RANGES[values['color'][3]]}",
+        "depth": f"{values['depth']} bits",
+        "pixel aspect": ":".join(map(str, values["pixel_aspect"])),
         "rotation applied": f"{values['rotation']}°",
+        "encoded with": values["computed"],
         "format": values["format"],
     }
     console.print_table(str(source), rows)
+    if chunks:
+        console.print_rows("chunks", values["chunk_table"])
+    if channels and values["bits_per_channel"]:
+        total = sum(values["bits_per_channel"])
+        console.print_rows(
+            "channels",
+            [
+                {"channel": n, "bits": round(bits), "share": f"{bits / max(total, 1):.1%}"}
+                for n, bits in enumerate(values["bits_per_channel"])
+            ],
+        )
+
+
+def chunk_table(cvl: CvlReader) -> list[dict[str, Any]]:
+    """One row for each chunk: where it lies, what it holds, what it takes."""
+    base = Fraction(*cvl.header.time_base)
+    rows = []
+    for number, offset in enumerate(cvl.index):
+        chunk, frames = cvl.read_chunk(number), cvl.frames_of(number)
+        pixels = len(frames) * cvl.header.size[0] * cvl.header.size[1]
+        rows.append(
+            {
+                "chunk": number,
+                "offset": offset,
+                "bytes": len(chunk.symbols),
+                "first_frame": frames.start,
+                "frames": len(frames),
+                "start_seconds": round(float(chunk.pts[0] * base), 6),
+                "bits_per_pixel": float(f"{len(chunk.symbols) * 8 / pixels:.6g}"),
+            }
+        )
+    return rows
+
+
+def bits_per_channel(cvl: CvlReader) -> list[float] | None:
+    """Bits of each latent channel in the whole file; None for exact latents."""
+    from cvvae_cli.latents import bits_by_channel, model_of
+
+    bits = bits_by_channel(cvl, model_of(cvl.header)[1])
+    return None if bits is None else [round(float(b), 1) for b in bits]
 
 
 RANGES = {None: "not tagged", 0: "limited", 1: "full"}

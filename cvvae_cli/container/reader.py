@@ -21,6 +21,7 @@ from cvvae_cli.container.layout import (
     MAGIC,
     RECORD_OVERHEAD,
     SIDE,
+    SIDE_ENTRY,
     Chunk,
     Record,
     SideEntry,
@@ -204,8 +205,8 @@ class CvlReader:
             yield data
 
     def side_bytes(self) -> int:
-        """What the side streams take of the file, with their records' overhead."""
-        return sum(side.size + RECORD_OVERHEAD for side in self.side)
+        """What the side streams take of the file, with the overhead of their records and of the index."""
+        return sum(side.size + RECORD_OVERHEAD + SIDE_ENTRY.size for side in self.side)
 
     def symbol_bytes(self) -> int:
         """What the coded symbols take, without any overhead."""

@@ -20,6 +20,7 @@ from cvvae_cli.container.layout import (
     NO_TIME,
     RECORD_OVERHEAD,
     SIDE,
+    SIDE_ENTRY,
     SIDE_HEAD,
     SideEntry,
     pack_chunk,
@@ -73,8 +74,8 @@ class CvlWriter:
 
     @property
     def side_bytes(self) -> int:
-        """What the side streams take, with their records' overhead."""
-        return sum(side.size + RECORD_OVERHEAD for side in self._sides)
+        """What the side streams take, with the overhead of their records and of the index."""
+        return sum(side.size + RECORD_OVERHEAD + SIDE_ENTRY.size for side in self._sides)
 
     @property
     def side_data_bytes(self) -> int:

@@ -43,6 +43,8 @@ class ModelSpec:
     decode_context: int
     encode_halo: int
     decode_halo: int
+    scaling_factor: float = 1.0  # a diffusion model sees (latents - shift_factor) * scaling_factor
+    shift_factor: float = 0.0
 
 
 def build_compact(config: Mapping[str, Any]) -> StreamingAutoencoder:

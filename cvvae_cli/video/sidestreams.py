@@ -103,8 +103,7 @@ class SideWriter:
         self._streams = {stream.index: self._add(stream) for stream in source.streams}
         for attachment in source.attachments:
             self.container.add_attachment(attachment.name, attachment.mimetype, attachment.data)
-        if not source.streams and not source.attachments:
-            self.container.add_mux_stream(SRT)  # Matroska asks for a stream; the header does not list it
+        stub = None if source.streams else self.container.add_mux_stream(SRT)
         self.container.set_chapters(list(source.chapters))
         self.container.metadata.update(source.tags)
         try:
@@ -114,6 +113,10 @@ class SideWriter:
                 "the side streams of the source cannot be carried along",
                 hint="pass --no-audio or --no-subtitles",
             ) from None
+        if stub:  # Matroska asks for a stream with something in it; the header does not list this one
+            packet: Any = av.Packet(b" ")
+            packet.stream, packet.pts, packet.dts, packet.time_base = stub, 0, 0, Fraction(1, 1000)
+            self.container.mux(packet)
 
     def _add(self, stream: Any) -> Any:
         try:

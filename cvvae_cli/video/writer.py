@@ -151,7 +151,7 @@ class VideoWriter:
         for attachment in attachments:
             if self._format == "matroska":
                 self.container.add_attachment(attachment.name, attachment.mimetype, attachment.data)
-            elif self._format in MOV_FORMATS and attachment.is_picture:
+            elif self._format == "mp4" and attachment.is_picture:
                 width, height = picture_size(attachment)
                 codec = PICTURE_CODECS[attachment.mimetype]
                 stream: Any = self.container.add_mux_stream(codec, width=width, height=height)

@@ -146,7 +146,7 @@ def test_a_cut_file_is_refused_and_what_is_there_can_be_saved(cvvae, lossless, t
     assert_refused(cvvae("repair", "cut.cvl", "saved.cvl"))
 
 
-def test_what_cannot_be_kept_is_said(cvvae, tmp_path):
+def test_ten_bits_are_kept(cvvae, tmp_path):
     with av.open(str(tmp_path / "deep.mkv"), "w") as container:
         video = container.add_stream("libx265", rate=25, options={"x265-params": "log-level=none"})
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p10le"
@@ -155,8 +155,12 @@ def test_what_cannot_be_kept_is_said(cvvae, tmp_path):
         container.mux(video.encode(None))
     done = cvvae("encode", "deep.mkv", "out.cvl", "--json")
     assert done.returncode == 0
-    assert done.stderr == "note: deep.mkv has 10 bits per sample; it is read at 8\n"
-    assert json.loads(done.stdout)["frames"] == 3
+    assert done.stderr == ""
+    assert json.loads(cvvae("info", "out.cvl", "--json").stdout)["depth"] == 10
+    assert cvvae("decode", "out.cvl", "back.mp4").returncode == 0
+    assert cvvae("decode", "out.cvl", "eight.mp4", "--pix-fmt", "yuv420p").returncode == 0
+    formats = [av.open(str(tmp_path / f"{n}.mp4")).streams.video[0].pix_fmt for n in ("back", "eight")]
+    assert formats == ["yuv420p10le", "yuv420p"]
 
 
 def test_other_weights_are_refused(cvvae, clip, tmp_path):
@@ -196,7 +200,7 @@ def test_sound_comes_through_and_can_be_left_out(cvvae, tmp_path):
     assert packets(tmp_path / "silent.mp4") == []
     silent = json.loads(cvvae("encode", "sound.mp4", "silent.cvl", "--no-audio", "--json").stdout)
     assert silent["side_bytes"] == 0
-    assert silent["video_bytes"] == report["video_bytes"]
+    assert 0 < report["video_bytes"] - silent["video_bytes"] <= 60  # the header names the stream
 
 
 def packets(path):

@@ -6,7 +6,7 @@ from container.plain_reader import read
 from safetensors.numpy import load_file
 from tiny import EVERY, GOLDEN
 
-from cvvae_cli import access
+from cvvae_cli import latents
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.container.reader import open_cvl
 
@@ -18,8 +18,8 @@ def test_a_golden_file_gives_its_symbols_and_frames(tiny, engine, name):
     expected = np.load(GOLDEN / f"{name}.npz")
     with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
         cvl.verify()
-        _, weights = access.model_of(cvl.header)
-        chunks = list(access.read_latents(cvl, weights))
+        _, weights = latents.model_of(cvl.header)
+        chunks = list(latents.read_latents(cvl, weights))
         width, height = cvl.header.size
     symbols = np.concatenate([Quantizer(weights.gain()).quantize(c.latents) for c in chunks])
     assert np.array_equal(symbols, expected["symbols"])

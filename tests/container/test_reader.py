@@ -212,7 +212,9 @@ def test_side_data_beyond_a_record_is_split():
         parts = list(cvl.side_data())
         assert [len(p) for p in parts] == [layout.MAX_SIDE_BYTES] * 2 + [16]
         assert b"".join(parts) == sound
-        assert cvl.side_bytes() == len(sound) + 3 * (layout.RECORD_OVERHEAD + layout.SIDE_HEAD.size)
+        assert cvl.side_bytes() == len(sound) + 3 * (
+            layout.RECORD_OVERHEAD + layout.SIDE_HEAD.size + layout.SIDE_ENTRY.size
+        )
 
 
 def test_side_data_is_read_from_the_last_cluster_before_a_time():

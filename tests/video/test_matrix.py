@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import pairwise as neighbours
 
 import numpy as np
 import pytest
@@ -16,9 +15,11 @@ from video.sources import (
     frames_of,
     matrix,
     packets_of,
+    pairwise,
     write_source,
 )
 
+from cvvae_cli.cli.app import main
 from cvvae_cli.types import FrameBatch, VideoInfo
 from cvvae_cli.video.reader import ALL_KINDS, open_source
 from cvvae_cli.video.sidestreams import SideReader, SideWriter
@@ -49,18 +50,37 @@ def test_frames_times_sound_size_and_colour_come_through(tmp_path, kind: Kind):
     source = write_source(tmp_path / f"source.{kind.suffix}", kind)
     output = tmp_path / f"out.{kind.suffix}"
     info, batches = through(source, output)
-    times, base, first = frames_of(source)
+    times, _, first = frames_of(source)
     assert len(times) == FRAMES
     pts = np.concatenate([b.pts for b in batches])
     assert [int(p) * info.time_base for p in pts] == times  # just what PyAV reports
     assert info.rotation == -first.rotation % 360 == -kind.rotation % 360
-    assert (info.width, info.height) == ((HEIGHT, WIDTH) if kind.rotation % 180 else (WIDTH, HEIGHT))
+    assert (info.width, info.height) == upright_size(kind)
     assert (batches[0].rgb.dtype, info.depth) == ((np.uint16, 10) if kind.depth == 10 else (np.uint8, 8))
 
+    assert_same(source, output, kind)
+
+
+PAIRS = pairwise(MATRIX)
+
+
+@pytest.mark.parametrize("kind", PAIRS, ids=str)
+def test_the_whole_command_keeps_them_too(tmp_path, monkeypatch, capsys, kind: Kind):
+    source = write_source(tmp_path / f"source.{kind.suffix}", kind)
+    output = tmp_path / f"out.{kind.suffix}"
+    for command in (["encode", source, tmp_path / "clip.cvl"], ["decode", tmp_path / "clip.cvl", output]):
+        monkeypatch.setattr("sys.argv", ["cvvae", *map(str, command), "--device", "cpu"])
+        assert main() == 0, capsys.readouterr().err
+    assert_same(source, output, kind)
+
+
+def assert_same(source, output, kind: Kind):
+    """The output has the source's frames at its times, its size, colour tags and sound."""
+    times, base, _ = frames_of(source)
     after, new_base, picture = frames_of(output)
     assert len(after) == FRAMES
     assert all(abs(a - b) <= max(base, new_base) for a, b in zip(times, after, strict=True))
-    assert (picture.width, picture.height) == (info.width, info.height)
+    assert (picture.width, picture.height) == upright_size(kind)
     tags = (picture.color_primaries, picture.color_trc, picture.colorspace, picture.color_range)
     if kind.codec == "prores_ks":  # FFmpeg writes it untagged; then H.264 does not say limited, its default
         assert tuple(map(int, tags)) in {(2, 2, 2, 0), (2, 2, 2, 1)}
@@ -77,6 +97,10 @@ def test_frames_times_sound_size_and_colour_come_through(tmp_path, kind: Kind):
         assert all(abs(a - b) <= Fraction(1, 999) for (a, _), (b, _) in zip(before, now, strict=True))
 
 
+def upright_size(kind: Kind):
+    return (HEIGHT, WIDTH) if kind.rotation % 180 else (WIDTH, HEIGHT)
+
+
 def test_ten_bits_survive(tmp_path):
     """A ramp of 1024 levels in a lossless file comes back with nearly all of its levels."""
     ramp = np.repeat(np.linspace(0, 65_535, 1024).astype(np.uint16)[None, None, :, None], 64, axis=1)
@@ -88,4 +112,4 @@ def test_ten_bits_survive(tmp_path):
         rgb = next(iter(reader)).rgb
     assert rgb.dtype == np.uint16
     assert np.abs(rgb.astype(int) - ramp).max() <= 1
-    assert all(a < b for a, b in neighbours(rgb[0, 0, :, 0].tolist()))
+    assert (np.diff(rgb[0, 0, :, 0].astype(int)) > 0).all()

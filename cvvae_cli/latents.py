@@ -1,0 +1,79 @@
+"""The latents of a .cvl file: of any chunk, without the network and without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS, ContextTables
+from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
+from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.container.header import Header
+from cvvae_cli.container.reader import CvlReader
+from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError, WeightsError
+from cvvae_cli.models.registry import ModelSpec, Weights, find_model
+from cvvae_cli.types import LatentChunk
+
+
+def model_of(header: Header) -> tuple[ModelSpec, Weights]:
+    """The model and the very weights that a file was encoded with, run on the file's own chunk grid."""
+    spec = find_model(header.model)
+    if header.weights != spec.weights_sha256:
+        raise WeightsError(
+            f"the file was encoded with other weights of {spec.name} ({header.weights[:12]}…, "
+            f"these are {spec.weights_sha256[:12]}…)",
+            hint="decode it with the version of cvvae that made it",
+        )
+    if header.geometry != spec.geometry:
+        raise CorruptFileError(f"the header's geometry is not that of {spec.name}")
+    return replace(spec, chunk_latents=header.chunk), Weights(spec)
+
+
+def latent_coder(header: Header, weights: Weights) -> LatentCoder:
+    """The coder that a header names, with the tables of the model."""
+    if header.coder in EXACT_TYPES:
+        return ExactCoder(EXACT_TYPES[header.coder])
+    kind = ENTROPY_CODERS.get(header.coder)
+    if kind is None:
+        raise UnsupportedFormatError(
+            f"the file uses the coder {header.coder!r}, which this program does not know",
+            hint="install a newer cvvae",
+        )
+    tables = ContextTables.from_tensors(weights.arrays)
+    return QuantizedCoder(Quantizer(weights.gain()), ChunkCoder(kind(tables), header.period))
+
+
+def read_latents(cvl: CvlReader, weights: Weights, chunks: range | None = None) -> Iterator[LatentChunk]:
+    """The dequantised latents of consecutive chunks, by default of all."""
+    chunks = range(len(cvl.index)) if chunks is None else chunks
+    yield from decoded_chunks(cvl, latent_coder(cvl.header, weights), chunks)
+
+
+def decoded_chunks(cvl: CvlReader, coder: LatentCoder, chunks: range) -> Iterator[LatentChunk]:
+    """The same with a coder of one's own, which starts at the last point before them where it is fresh."""
+    header = cvl.header
+    fresh = chunks.start - chunks.start % (header.period // header.chunk)
+    rows, columns = header.geometry.latent_size(*header.size)
+    for number in range(fresh, chunks.stop):
+        chunk = cvl.read_chunk(number)
+        shape = (header.geometry.channels, len(chunk.latents), rows, columns)
+        latents = coder.decode(chunk.latents.start, chunk.symbols, shape)
+        if number in chunks:
+            yield LatentChunk(latents, cvl.frames_of(number), np.array(chunk.pts, np.int64))
+
+
+def bits_by_channel(cvl: CvlReader, weights: Weights) -> np.ndarray | None:
+    """float64 (C,): bits of each channel's symbols by the coder's own tables; None for exact latents."""
+    coder = latent_coder(cvl.header, weights)
+    if not isinstance(coder, QuantizedCoder):
+        return None
+    bits = np.zeros(cvl.header.geometry.channels)
+    counting = latent_coder(cvl.header, weights)
+    assert isinstance(counting, QuantizedCoder)
+    for number, chunk in enumerate(decoded_chunks(cvl, coder, range(len(cvl.index)))):
+        symbols = counting.quantizer.quantize(chunk.latents)
+        bits += counting.chunks.measure(cvl.latents_of(number).start, symbols)
+    return bits
