@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test check format benchmark benchmark-memory evaluate train wheel clean
+.PHONY: help demo test check format fuzz kill benchmark benchmark-memory evaluate train wheel clean
 
 help: ## Show what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -32,6 +32,12 @@ check: $(READY) ## Format, lint, types and tests.
 format: $(READY) ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: $(READY) ## Read mutated files for three minutes (FUZZ="--count 100000" for so many).
+	$(BIN)/python tests/tools/fuzz.py $(FUZZ)
+
+kill: $(READY) ## Kill -9 an encode at 20 random moments, resume it, compare the bytes.
+	$(BIN)/python tests/tools/kill.py
 
 benchmark: $(READY) ## Measure the network against the machine's own convolution rate.
 	$(BIN)/python tests/tools/benchmark.py

@@ -1,0 +1,49 @@
+"""Small sound .cvl files to begin with, and the coders that read their symbols."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+from tiny import GOLDEN, tiny_spec
+
+from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
+from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
+from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
+from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.container.reader import CvlReader
+from cvvae_cli.container.writer import CvlWriter
+from cvvae_cli.models import registry
+from cvvae_cli.models.registry import Weights
+from cvvae_cli.types import SideStream
+
+
+def coders() -> dict[str, LatentCoder]:
+    """By their names in headers."""
+    if GOLDEN not in registry.WEIGHTS_FOLDERS:
+        registry.WEIGHTS_FOLDERS = (*registry.WEIGHTS_FOLDERS, GOLDEN)
+    weights = Weights(tiny_spec())
+    context = ChunkCoder(ContextCoder(ContextTables.from_tensors(weights.arrays)), 8)
+    exact: dict[str, LatentCoder] = {name: ExactCoder(dtype) for name, dtype in EXACT_TYPES.items()}
+    return exact | {"context-1": QuantizedCoder(Quantizer(weights.gain()), context)}
+
+
+def seeds() -> list[bytes]:
+    """The goldens, one with side streams, and one of exact latents."""
+    goldens = [path.read_bytes() for path in sorted(GOLDEN.glob("*.cvl"))]
+    with CvlReader(io.BytesIO(goldens[-1])) as cvl:
+        header = cvl.header
+        chunks = [cvl.read_chunk(n) for n in range(len(cvl.index))]
+    rich, exact = io.BytesIO(), io.BytesIO()
+    with CvlWriter(rich, replace(header, side=(SideStream("audio", "aac", "eng"),), chapters=2)) as cvl:
+        cvl.write_side([(None, b"head" * 9)])
+        for number, chunk in enumerate(chunks):
+            cvl.write_chunk(len(chunk.latents), chunk.pts, chunk.symbols)
+            cvl.write_side([(1000 * number, b"cluster" * 12)])
+    latents = np.random.default_rng(0).normal(0, 5, (4, 4, 5, 7)).astype(np.float32)
+    with CvlWriter(exact, replace(header, coder="exact-bf16", period=header.chunk)) as cvl:
+        for chunk in chunks:
+            count = len(chunk.latents)
+            cvl.write_chunk(count, chunk.pts, ExactCoder("bf16").encode(0, latents[:, :count]))
+    return [*goldens, rich.getvalue(), exact.getvalue()]
