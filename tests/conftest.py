@@ -37,9 +37,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> registry.ModelSpec:
-    """The tiny model, registered as `tiny-1`."""
+    """The tiny model, registered as `tiny-1`; beside it `tiny-2`, with levels and a prior."""
     spec = tiny_spec()
-    monkeypatch.setitem(registry.MODELS, spec.name, spec)
+    for number in (1, 2):
+        monkeypatch.setitem(registry.MODELS, f"tiny-{number}", tiny_spec(number))
     monkeypatch.setattr(registry, "WEIGHTS_FOLDERS", (*registry.WEIGHTS_FOLDERS, GOLDEN))
     return spec
 

@@ -1,15 +1,15 @@
-"""A KB-sized model for tests. `python tests/tiny.py` made its golden weights and file, which never change."""
+"""KB-sized models for tests; `python tests/tiny.py` made their goldens, which never change."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.models.compact import Compact, CompactConfig
@@ -25,22 +25,25 @@ CONFIG = CompactConfig(
 )
 
 
-def tiny_spec() -> ModelSpec:
-    """The tiny model, like one of the registry."""
-    data = (GOLDEN / "tiny-1.safetensors").read_bytes()
+def tiny_spec(number: int = 1) -> ModelSpec:
+    """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 with levels and `prior-1`."""
+    name = f"tiny-{number}"
+    data = (GOLDEN / f"{name}.safetensors").read_bytes()
     return ModelSpec(
-        name="tiny-1",
+        name=name,
         geometry=LatentGeometry(4, 4, 8),
         build=build_compact,
-        weights_file="tiny-1.safetensors",
+        weights_file=f"{name}.safetensors",
         weights_sha256=hashlib.sha256(data).hexdigest(),
         chunk_latents=4,
-        coder="context-1",
+        coder=("context-1", "prior-1")[number - 1],
         period=8,
         encode_context=CONFIG.encode_context,
         decode_context=CONFIG.decode_context,
         encode_halo=CONFIG.encode_halo,
         decode_halo=CONFIG.decode_halo,
+        levels=None if number == 1 else (10, 100),
+        default_level=None if number == 1 else 50,
     )
 
 
@@ -91,39 +94,97 @@ def make_weights() -> None:
     (GOLDEN / "tiny-1.safetensors").write_bytes(save(arrays, metadata))
 
 
-def make_golden() -> None:
-    """Write the golden file of the present format version, its symbols and its frames."""
+def make_prior_weights() -> None:
+    """The same network with quality levels and a trained prior of width 16."""
+    from cvvae_cli.train.prior import LatentPrior, Rounder, fit_frequencies, interpolate, logistic_bits
+
+    arrays = load_file(GOLDEN / "tiny-1.safetensors")
+    network = random_network()
+    log_gain = np.log(np.outer((0.1, 0.25, 0.5, 1.0), GAIN)).astype(np.float32)
+    clips = [
+        torch.from_numpy(moving_picture(33, 64, 64, seed)).permute(3, 0, 1, 2)[None] for seed in range(8)
+    ]
+    latents = torch.cat([network.encode(c.contiguous().float() / 127.5 - 1) for c in clips])
+    torch.manual_seed(0)
+    prior, levels = LatentPrior(4, width=16), torch.linspace(0, 1, 8)
+    optimizer = torch.optim.Adam(prior.parameters(), 3e-3)
+    symbols = (
+        latents * interpolate(torch.from_numpy(log_gain), levels).exp()[:, :, None, None, None]
+    ).round()
+    for _ in range(800):
+        logistic_bits(symbols, *prior(symbols, levels)).mean().backward()
+        torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    rounder = Rounder(prior)
+    rounder.measure(symbols, levels)
+    listed = [
+        (s.permute(1, 0, 2, 3).int().numpy(), 10 + round(90 * level))
+        for s, level in zip(symbols, levels.tolist(), strict=True)
+    ]
+    tables = fit_frequencies(rounder.tables(), listed, period=8)
+    kept = {n: a for n, a in arrays.items() if n.startswith(NETWORK_PREFIX)} | tables.to_tensors()
+    kept |= {"quantizer.log_gain": log_gain, "quantizer.log_step": -log_gain - np.float32(0.02)}
+    metadata = {"model": "tiny-2", "config": json.dumps(CONFIG.to_dict())}
+    (GOLDEN / "tiny-2.safetensors").write_bytes(save(kept, metadata))
+
+
+GOLDENS = {
+    "v1.0-context": {"model": "tiny-1"},
+    "v1.0-prior": {"model": "tiny-2", "quality": 8.5},
+    "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
+}
+
+
+def make_goldens() -> None:
+    """Write golden files of format 1.0, their symbols or latents, and their frames."""
     from cvvae_cli import codec, latents
     from cvvae_cli.container.reader import open_cvl
     from cvvae_cli.engine.device import choose_placement
     from cvvae_cli.engine.stream import Engine
     from cvvae_cli.models import registry
     from cvvae_cli.options import EncodeOptions
-    from cvvae_cli.types import VideoInfo
-    from cvvae_cli.video.writer import OutputOptions, VideoWriter
 
-    MODELS["tiny-1"] = tiny_spec()
+    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in (1, 2)})
     registry.WEIGHTS_FOLDERS = (*registry.WEIGHTS_FOLDERS, GOLDEN)
-    source, golden = GOLDEN / "source.mkv", GOLDEN / "v1.0.cvl"
-    rgb = moving_picture(38, 52, 34, seed=9)
-    rgb[16:] = 255 - rgb[16:]  # a change that only escapes can code
-    info = VideoInfo(52, 34, Fraction(25), Fraction(1, 1000), len(rgb))
-    with VideoWriter(source, source, info, OutputOptions(codec="ffv1"), None) as video:
-        for batch in batches_of(rgb, ticks=40):
-            video.write(batch)
-    options = EncodeOptions(model="tiny-1", device="cpu", dtype="fp32", force=True)
-    codec.encode_file(source, golden, options)
-    with open_cvl(golden) as cvl:
-        spec, weights = latents.model_of(cvl.header)
-        chunks = list(latents.read_latents(cvl, weights))
-        placement = choose_placement("cpu", "fp32")
-        engine = Engine(spec, weights.build, placement)
-        frames = np.concatenate([b.rgb for b in engine.decode_stream(chunks, 52, 34)])
-    symbols = np.concatenate([Quantizer(weights.gain()).quantize(c.latents) for c in chunks])
-    np.savez_compressed(GOLDEN / "v1.0.npz", symbols=symbols.astype(np.int16), frames=frames[::EVERY])
+    source = GOLDEN / "source.mkv"
+    write_golden_source(source)
+    for name, options in GOLDENS.items():
+        golden = GOLDEN / f"{name}.cvl"
+        codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))
+        with open_cvl(golden) as cvl:
+            spec, weights = latents.model_of(cvl.header)
+            chunks = list(latents.read_latents(cvl, weights))
+            engine = Engine(spec, weights.build, choose_placement("cpu", "fp32"))
+            frames = np.concatenate([b.rgb for b in engine.decode_stream(chunks, 52, 34)])
+            level = cvl.header.level
+        values = np.concatenate([c.latents for c in chunks], axis=1)
+        if "exact" not in options:
+            quantizer = Quantizer(*weights.gain_and_step(level))
+            step = quantizer.step if quantizer.step is not None else 1 / quantizer.gain
+            values = np.rint(values.transpose(1, 0, 2, 3) / step).astype(np.int16)
+        np.savez_compressed(GOLDEN / f"{name}.npz", values=values, frames=frames[::EVERY])
     source.unlink()
 
 
+def write_golden_source(path: Path) -> None:
+    """38 frames with a hard change, and sound."""
+    rgb = moving_picture(38, 52, 34, seed=9)
+    rgb[16:] = 255 - rgb[16:]  # a change that only escapes can code
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("ffv1", rate=25)
+        video.width, video.height, video.pix_fmt = 52, 34, "bgr0"
+        audio = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for number, picture in enumerate(rgb):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            if number % 8 == 0:
+                samples = np.full((1, 80), 100 * number, np.int16)
+                frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+                frame.sample_rate, frame.pts = 8000, 320 * number
+                container.mux(audio.encode(frame))
+        container.mux(video.encode(None))
+
+
 if __name__ == "__main__":
-    make_weights()
-    make_golden()
+    make_prior_weights()
+    make_goldens()

@@ -10,9 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from cvvae_cli.bitstream.coders import shift
-from cvvae_cli.bitstream.context import Past
 from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.bitstream.residuals import Past, shift
 
 
 class LatentCoder(Protocol):

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cvvae_cli.bitstream.residuals import Past
+
 PASSES = ((0, 0), (1, 1), (0, 1), (1, 0))  # first row and column of each
 MEAN_FEATURES = 9
 SCALE_FEATURES = 7
 CONSTANT = 64
-Past = tuple[np.ndarray, ...]  # the latent frames before, at most two, the nearest first: (C, h, w)
 MAX_ACTIVITY = 255  # of one residual, in the sums that only steer the choice of a table
 
 

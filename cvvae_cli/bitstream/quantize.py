@@ -10,9 +10,13 @@ MAX_SYMBOL = 32_767
 class Quantizer:
     """Rounds latents (C, t, h, w) of one quality level to symbols (t, C, h, w)."""
 
-    def __init__(self, gain: np.ndarray) -> None:
-        """`gain` is float32 (C,): one over the quantiser's step of each channel."""
+    def __init__(self, gain: np.ndarray, step: np.ndarray | None = None) -> None:
+        """float32 (C,): symbols per unit of a latent, and units per symbol, by default one over it.
+
+        A step of its own lets reconstruction lie nearer to zero than the middle of a quantiser's cell.
+        """
         self.gain = gain.astype(np.float32)[None, :, None, None]
+        self.step = None if step is None else step.astype(np.float32)[None, :, None, None]
 
     def quantize(self, latents: np.ndarray) -> np.ndarray:
         """float32 (C, t, h, w) → int32 (t, C, h, w), clamped to ±MAX_SYMBOL."""
@@ -21,5 +25,6 @@ class Quantizer:
 
     def dequantize(self, symbols: np.ndarray) -> np.ndarray:
         """int32 (t, C, h, w) → float32 (C, t, h, w)."""
-        latents = symbols.astype(np.float32) / self.gain
+        values = symbols.astype(np.float32)
+        latents = values / self.gain if self.step is None else values * self.step
         return np.ascontiguousarray(latents.transpose(1, 0, 2, 3))

@@ -1,6 +1,7 @@
 """A reader of .cvl files written from FORMAT.md alone: plain Python, no numpy, nothing of cvvae_cli.
 
-`read(data, tables)` gives the header and the symbols as {(latent, channel, row, column): int}.
+`read(data, tables)` gives the header and the symbols as {(latent, channel, row, column): int}; of exact
+latents their bits.
 """
 
 import json
@@ -27,6 +28,10 @@ def read(data, tables):
             runs, at = varint(body, at)
             for _ in range(2 * runs):
                 _, at = varint(body, at)
+            if header["coder"].startswith("exact-"):
+                symbols |= read_exact(body[at:], header, first, count)
+                continue
+            decode_frame = {"context-1": decode_context_frame, "prior-1": decode_prior_frame}[header["coder"]]
             ans = Ans(struct.unpack(f"<{(len(body) - at) // 4}I", body[at:]), tables["frequencies"])
             for t in range(first, first + count):
                 past = () if t % header["period"] == 0 else past
@@ -34,6 +39,27 @@ def read(data, tables):
                 symbols |= {(t, *key): value for key, value in frame.items()}
                 past = (frame, *past[:1])
     return header, symbols
+
+
+def latent_size(header):
+    channels, _, pixels = header["latent"]
+    width, height = header["size"]
+    return channels, -(-height // pixels), -(-width // pixels)
+
+
+def read_exact(data, header, first, count):
+    """Exact latents of 16 bits, as their bits."""
+    channels, h, w = latent_size(header)
+    planes, at = [], 0
+    for _ in range(2):
+        kind, size = struct.unpack_from("<BI", data, at)
+        plane = data[at + 5 : at + 5 + size]
+        planes.append(zlib.decompress(plane) if kind == 1 else plane)
+        at += 5 + size
+    keys = [(c, t, y, x) for c in range(channels) for t in range(count) for y in range(h) for x in range(w)]
+    turned = [high << 8 | low for high, low in zip(*planes, strict=True)]
+    words = [(word >> 1) | (word & 1) << 15 for word in turned]
+    return {(first + t, c, y, x): word for (c, t, y, x), word in zip(keys, words, strict=True)}
 
 
 def dot(weights, features):
@@ -77,9 +103,8 @@ class Ans:
         return q >> 7
 
 
-def decode_frame(ans, header, tables, past):
-    channels, _, pixels = header["latent"]
-    w, h = (-(-s // pixels) for s in header["size"])
+def decode_context_frame(ans, header, tables, past):
+    channels, h, w = latent_size(header)
     p, q = (past[0], past[-1]) if past else ({}, {})
     frame, residual = {}, {}
 
@@ -129,17 +154,130 @@ def decode_frame(ans, header, tables, past):
                         kind += bisect_right(tables["motion_thresholds"], blur(motion, y, x))
                     mean = dot(tables["mean_weights"][index][c][kind], means)
                     scale = dot(tables["scale_weights"][index][c][kind], scales)
-                    predicted = (mean + 2048) >> 12
-                    fraction = mean - (predicted << 12)
-                    phase = min(abs(fraction) * 3 >> 11, 2)
-                    table = 3 * bisect_right(tables["thresholds"], scale) + phase
-                    predicted = max(-32767, min(32767, predicted))
-                    guesses.append((table, y, x, predicted, -1 if fraction < 0 else 1))
-            values = {}
-            for table, y, x, _, _ in sorted(guesses, key=lambda g: g[0]):
-                values[y, x] = ans.symbol(table)
-            for _, y, x, predicted, sign in guesses:
-                v = values[y, x] - 127 if values[y, x] != 255 else ans.raw() - 65536
-                residual[c, y, x] = sign * v
-                frame[c, y, x] = predicted + sign * v
+                    guesses.append(((c, y, x), mean, bisect_right(tables["thresholds"], scale)))
+            residual.update(decode_step(ans, guesses, frame))
+    return frame
+
+
+def decode_step(ans, guesses, frame):
+    """Decode what was predicted as (place, mean, bin); returns the residuals."""
+    rounded = []
+    for place, mean, number in guesses:
+        predicted = (mean + 2048) >> 12
+        fraction = mean - (predicted << 12)
+        table = 3 * number + min(abs(fraction) * 3 >> 11, 2)
+        rounded.append((table, place, max(-32767, min(32767, predicted)), -1 if fraction < 0 else 1))
+    values, residual = {}, {}
+    for table, place, _, _ in sorted(rounded, key=lambda g: g[0]):
+        values[place] = ans.symbol(table)
+    for _, place, predicted, sign in rounded:
+        v = values[place] - 127 if values[place] != 255 else ans.raw() - 65536
+        residual[place] = sign * v
+        frame[place] = predicted + sign * v
+    return residual
+
+
+def sums_around(frame, c, y, x):
+    """Of the horizontal, the vertical and the diagonal neighbours."""
+    sides = ((0, -1), (0, 1)), ((-1, 0), (1, 0)), ((-1, -1), (-1, 1), (1, -1), (1, 1))
+    return [sum(frame.get((c, y + dy, x + dx), 0) for dy, dx in side) for side in sides]
+
+
+def level_row(rows, kind, level):
+    """A row of a kind of frame and one between the anchors of a level, summed."""
+    anchors, (number, part) = rows[3:], divmod(level - 10, 30)
+    if number >= len(anchors) - 1:
+        number, part = len(anchors) - 2, 30
+    low, high = anchors[number], anchors[number + 1]
+    return [k + (a * (30 - part) + b * part) // 30 for k, a, b in zip(rows[kind], low, high, strict=True)]
+
+
+def active(sums, shifts):
+    return [max(0, min(255, (s + (1 << n >> 1)) >> n)) for s, n in zip(sums, shifts, strict=True)]
+
+
+def product(rows, inputs):
+    """Sum over inputs of weight rows (inputs, outputs)."""
+    return [dot(column, inputs) for column in zip(*rows, strict=True)]
+
+
+def decode_prior_frame(ans, header, tables, past):
+    channels, h, w = latent_size(header)
+    kind, level = len(past), header["level"]
+    p, q = (past[0], past[-1]) if past else ({}, {})
+    frame = {}
+
+    def squeezed(symbol):
+        size = tables["compress"][min(abs(symbol), len(tables["compress"]) - 1)]
+        return size if symbol >= 0 else -size
+
+    def view(one, other, y, x):
+        """Compressed values of a place, and of their difference to another frame."""
+        here = [one.get((c, y, x), 0) for c in range(channels)]
+        there = [other.get((c, y, x), 0) for c in range(channels)]
+        return [*map(squeezed, here), *(squeezed(a - b) for a, b in zip(here, there, strict=True))]
+
+    def convolved(weights, source, outside):
+        out = {}
+        for y in range(h):
+            for x in range(w):
+                total = [0] * len(weights[0][0])
+                for number in range(9):
+                    near = source.get((y + number // 3 - 1, x + number % 3 - 1), outside)
+                    total = [a + b for a, b in zip(total, product(weights[number], near), strict=True)]
+                out[y, x] = total
+        return out
+
+    places = [(y, x) for y in range(h) for x in range(w)]
+    seen = {(y, x): view(p, q, y, x) for y, x in places}
+    embed = level_row(tables["embed"], kind, level)
+    first = convolved(tables["conv1"], seen, [0] * 2 * channels)
+    first = {at: active(map(sum, zip(s, embed, strict=True)), tables["shift"][0]) for at, s in first.items()}
+    trunk = convolved(tables["conv2"], first, [0] * len(embed))
+    bias = tables["bias"]
+    trunk = {
+        at: active(map(sum, zip(s, bias[0], strict=True)), tables["shift"][1]) for at, s in trunk.items()
+    }
+    row, column = ((0, -1), (0, 1)), ((-1, 0), (1, 0))
+    corners = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+    taps = ((), corners, row + column, row + column + corners)
+    spreads = [level_row([k[index] for k in tables["spread"]], kind, level) for index in range(4)]
+    for index, (top, side) in enumerate(((0, 0), (1, 1), (0, 1), (1, 0))):
+        guesses = []
+        for y in range(top, h, 2):
+            for x in range(side, w, 2):
+                total = product(tables["trunk"][index], trunk[y, x])
+                for number, (dy, dx) in enumerate(taps[index]):
+                    if (0, y + dy, x + dx) in frame:
+                        near = view(frame, p, y + dy, x + dx)
+                        more = product(tables["known"][index][number], near)
+                        total = [a + b for a, b in zip(total, more, strict=True)]
+                total = map(sum, zip(total, bias[1 + 2 * index], strict=True))
+                hidden = product(tables["hidden"][index], active(total, tables["shift"][2 + 2 * index]))
+                hidden = map(sum, zip(hidden, bias[2 + 2 * index], strict=True))
+                hidden = active(hidden, tables["shift"][3 + 2 * index])
+                head = product(tables["head"][index], hidden)
+                head = [a + b for a, b in zip(head, tables["head_bias"][index], strict=True)]
+                shifts = tables["head_shift"][index]
+                for c in range(channels):
+                    gate, change, spread = head[c], head[channels + c], head[2 * channels + c]
+                    n = shifts[c]
+                    share = tables["gate"][max(-128, min(127, (gate + (1 << n >> 1)) >> n)) + 128]
+                    n = shifts[2 * channels + c]
+                    bins = len(tables["frequencies"]) // 3
+                    number = max(0, min(bins - 1, (spread + spreads[index][c] + (1 << n >> 1)) >> n))
+                    features = [p.get((c, y, x), 0)]
+                    features += [
+                        sum(p.get((c, y + a, x + b), 0) for a, b in n) for n in (row, column, corners)
+                    ]
+                    features += [q.get((c, y, x), 0)]
+                    features += [
+                        sum(frame.get((c, y + a, x + b), 0) for a, b in n) for n in (row, column, corners)
+                    ]
+                    one, two = (dot(tables["linear"][index][k][c], [*features, 1]) for k in (0, 1))
+                    mean = (share * one + (256 - share) * two) // 256
+                    mean += (change << 12) >> shifts[channels + c]
+                    guesses.append(((c, y, x), mean, number))
+        guesses.sort(key=lambda g: g[0])  # by channel, row, column
+        decode_step(ans, guesses, frame)
     return frame

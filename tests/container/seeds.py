@@ -11,6 +11,7 @@ from tiny import GOLDEN, tiny_spec
 from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
 from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
+from cvvae_cli.bitstream.prior import PriorCoder, PriorTables
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.container.reader import CvlReader
 from cvvae_cli.container.writer import CvlWriter
@@ -23,16 +24,20 @@ def coders() -> dict[str, LatentCoder]:
     """By their names in headers."""
     if GOLDEN not in registry.WEIGHTS_FOLDERS:
         registry.WEIGHTS_FOLDERS = (*registry.WEIGHTS_FOLDERS, GOLDEN)
-    weights = Weights(tiny_spec())
+    weights, levelled = Weights(tiny_spec()), Weights(tiny_spec(2))
     context = ChunkCoder(ContextCoder(ContextTables.from_tensors(weights.arrays)), 8)
+    prior = ChunkCoder(PriorCoder(PriorTables.from_tensors(levelled.arrays), 85), 8)
     exact: dict[str, LatentCoder] = {name: ExactCoder(dtype) for name, dtype in EXACT_TYPES.items()}
-    return exact | {"context-1": QuantizedCoder(Quantizer(weights.gain()), context)}
+    return exact | {
+        "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
+        "prior-1": QuantizedCoder(Quantizer(*levelled.gain_and_step(85)), prior),
+    }
 
 
 def seeds() -> list[bytes]:
     """The goldens, one with side streams, and one of exact latents."""
     goldens = [path.read_bytes() for path in sorted(GOLDEN.glob("*.cvl"))]
-    with CvlReader(io.BytesIO(goldens[-1])) as cvl:
+    with CvlReader(io.BytesIO(goldens[0])) as cvl:
         header = cvl.header
         chunks = [cvl.read_chunk(n) for n in range(len(cvl.index))]
     rich, exact = io.BytesIO(), io.BytesIO()
