@@ -48,8 +48,8 @@ benchmark-memory: $(READY) ## Measure peak memory of 300 and of 3000 frames (a q
 evaluate: $(READY) ## Figures of the model card, from DATA/eval and DATA/train.
 	$(BIN)/python tests/tools/evaluate.py $(DATA)
 
-train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact-1.
-	$(BIN)/cvvae train --recipe compact-1 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact-1 --export runs/compact-1.safetensors --force
+train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact.
+	$(BIN)/cvvae train --recipe compact-2 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-2.safetensors --force
 
 wheel: $(READY) ## Build the wheel into dist/.
 	$(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist .

@@ -18,8 +18,8 @@ RECIPES = Path(__file__).parent.parent / "train" / "recipes"
 
 def train(
     recipe: Annotated[
-        str, typer.Option(help="A recipe that ships, such as compact-1, or a TOML file.")
-    ] = "compact-1",
+        str, typer.Option(help="A recipe that ships, such as compact-2, or a TOML file.")
+    ] = "compact-2",
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of videos, frame folders and photos; may be repeated.")
     ] = None,
@@ -64,7 +64,7 @@ def train(
         console.err.print(f"interrupted; the same command continues from the last checkpoint in {run}")
         raise
     if export is not None:
-        write_weights(finished.average.autoencoder, config, export)
+        write_weights(finished.average, config, export)
         console.err.print(f"weights: {export}", markup=False)
 
 
@@ -83,11 +83,9 @@ def find_recipe(name: str) -> Any:
 def show(line: dict[str, Any]) -> None:
     """One log line for people, on stderr."""
     if "holdout" in line:
-        for clip, row in line["holdout"].items():
-            console.err.print(
-                f"  held out: {row['psnr_db']:6.2f} dB  {row['bits_per_pixel']:.4f} bits per pixel  {clip}",
-                markup=False,
-            )
+        for clip, levels in line["holdout"].items():
+            figures = [f"{r['psnr_db']:.2f} dB at {r['bits_per_pixel']:.4f}" for r in levels.values()]
+            console.err.print(f"  held out: {', '.join(figures)}  {clip}", markup=False)
         return
     console.err.print(
         f"step {line['step']}: loss {line['loss']:.4f}  {line['psnr_db']:.2f} dB  "

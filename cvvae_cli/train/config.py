@@ -56,7 +56,8 @@ class ScheduleSection:
     warmup_steps: int = 200
     learning_rate: float = 4e-4
     linear_learning_rate: float = 1e-4
-    prior_learning_rate: float = 1e-3
+    prior_learning_rate: float = 2e-3
+    level_learning_rate: float = 1e-3  # of gains and steps
     final_share: float = 0.02  # of the learning rate, at the end of the cosine
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.98)
@@ -67,11 +68,30 @@ class ScheduleSection:
 
 @dataclass(frozen=True)
 class ObjectiveSection:
-    """loss = lambda_mse * 255^2 * MSE of pixels in [0, 1] + bits per pixel."""
+    """loss = lambda * 255^2 * MSE of pixels in [0, 1] + bits per pixel, at a random quality level per sample.
 
-    lambda_mse: float = 0.002
-    clip_frames: int = 64  # length of a typical clip: what the first frame's share is taken from
+    lambda grows geometrically with the level; a sample weighs by one over its square root, or the high levels
+    would rule the gradient.
+    """
+
+    lowest_lambda: float = 0.000125
+    highest_lambda: float = 0.003
+    clip_frames: int = 48  # between two fresh starts of the coder: what the first frame's share is taken from
     initial_step: float = 0.9  # quantiser step of the principal components at the start, pixels in [-1, 1]
+
+
+@dataclass(frozen=True)
+class SharpenSection:
+    """The last stage: the prior alone, on rounded symbols (train/sharpen.py)."""
+
+    steps: int = 1000
+    clips: int = 400
+    batch: int = 6
+    frames: int = 33
+    size: int = 192
+    learning_rate: float = 1e-3
+    jitter: float = 0.2  # of a symbol's cell
+    period: int = 12  # latent frames between fresh starts: weighs the first
 
 
 @dataclass(frozen=True)
@@ -80,10 +100,12 @@ class TrainConfig:
 
     name: str = "compact"
     seed: int = 0
+    start: str | None = None  # a model whose network to begin with; None: principal components
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
     objective: ObjectiveSection = field(default_factory=ObjectiveSection)
+    sharpen: SharpenSection = field(default_factory=SharpenSection)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,6 +127,7 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
         "data": DataSection,
         "schedule": ScheduleSection,
         "objective": ObjectiveSection,
+        "sharpen": SharpenSection,
     }
     built = {
         name: build_section(sections[name], value, name) if name in sections else value

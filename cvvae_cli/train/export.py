@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.numpy import save
+from torch import Tensor
 
-from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.models.compact import Compact
 from cvvae_cli.models.registry import NETWORK_PREFIX
 from cvvae_cli.train.config import TrainConfig
 from cvvae_cli.train.data import ClipSampler, find_sources
-from cvvae_cli.train.tables import fit_tables
+from cvvae_cli.train.loop import Coder
+from cvvae_cli.train.prior import Rounder, fit_frequencies, interpolate
+from cvvae_cli.train.sharpen import sharpen
 
-TABLE_CLIPS, TABLE_FRAMES, TABLE_SIZE = 160, 33, 256
+TABLE_CLIPS, TABLE_FRAMES, TABLE_SIZE, TABLE_LEVELS = 150, 33, 256, 10
 FIRST_STEP = 10_000_000  # samples that no training step has seen, from the same clips
 
 
-def export(network: Compact, config: TrainConfig, path: Path, *, clips: int = TABLE_CLIPS) -> None:
-    """Write `path`; the tables are fitted with the rounded weights that are written."""
-    network = to_stored_precision(network)
-    gain = np.ones(config.model.latent_channels, np.float32)
-    tables = fit_tables(training_symbols(network, config, Quantizer(gain), clips))
+def export(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_CLIPS) -> None:
+    """Write `path`; the coder's integers are made with the rounded weights that are written."""
+    network = to_stored_precision(coder.autoencoder)
+    prior, log_gain = copy.deepcopy(coder.prior).cpu().requires_grad_(True), coder.log_gain.detach().cpu()
+    sampler = ClipSampler(find_sources(config.data.folders, config.data.exclude), config.data, config.seed)
+    sharpen(prior, network, log_gain, sampler, config.sharpen)
+    samples = list(training_symbols(network, log_gain, sampler, clips))
+    rounder = Rounder(prior)
+    for symbols, level in samples[: len(samples) // 2]:
+        rounder.measure(symbols, level)
+    listed = [(s[0].permute(1, 0, 2, 3).int().numpy(), level_number(level)) for s, level in samples]
+    tables = fit_frequencies(rounder.tables(), listed, period=TABLE_FRAMES)
     arrays = {
         NETWORK_PREFIX + name: tensor.detach().to(torch.float16).contiguous().numpy()
         for name, tensor in network.state_dict().items()
     }
-    arrays |= {"quantizer.gain": gain} | tables.to_tensors()
+    arrays |= tables.to_tensors()
+    arrays["quantizer.log_gain"] = coder.log_gain.detach().cpu().numpy()
+    arrays["quantizer.log_step"] = coder.log_step.detach().cpu().numpy()
     metadata = {
         "model": config.name,
         "config": json.dumps(network.config.to_dict(), sort_keys=True),
@@ -38,6 +51,11 @@ def export(network: Compact, config: TrainConfig, path: Path, *, clips: int = TA
     part = path.with_name(path.name + ".part")
     part.write_bytes(save(arrays, metadata))  # not save_file: it ignores the umask
     part.replace(path)
+
+
+def level_number(level: Tensor) -> int:
+    """The number of a level in [0, 1], as headers have it."""
+    return FIRST_LEVEL + round((LAST_LEVEL - FIRST_LEVEL) * level.item())
 
 
 def to_stored_precision(network: Compact) -> Compact:
@@ -49,15 +67,14 @@ def to_stored_precision(network: Compact) -> Compact:
 
 @torch.inference_mode()
 def training_symbols(
-    network: Compact, config: TrainConfig, quantizer: Quantizer, clips: int
-) -> list[np.ndarray]:
-    """Symbols (t, C, h, w) of training clips, larger and longer than those of training."""
-    sampler = ClipSampler(find_sources(config.data.folders, config.data.exclude), config.data, config.seed)
-    symbols = []
-    for step in range(clips):
-        video = sampler.batch(FIRST_STEP + step, 1, TABLE_FRAMES, TABLE_SIZE)
-        symbols.append(quantizer.quantize(network.encode(video)[0].numpy()))
-    return symbols
+    network: Compact, log_gain: Tensor, sampler: ClipSampler, clips: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Symbols (1, C, t, h, w) of training clips, larger and longer than those of training; their levels."""
+    for number in range(clips):
+        video = sampler.batch(FIRST_STEP + number, 1, TABLE_FRAMES, TABLE_SIZE)
+        level = torch.tensor([number % TABLE_LEVELS / (TABLE_LEVELS - 1)])
+        gain = interpolate(log_gain, level).exp()[:, :, None, None, None]
+        yield (network.encode(video) * gain).round(), level
 
 
 def without_paths(config: TrainConfig) -> dict[str, object]:

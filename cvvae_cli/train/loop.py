@@ -21,6 +21,7 @@ from cvvae_cli.engine.device import cpu_multiplies_bf16
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.compact import COARSE, TIME, Compact, CompactConfig
 from cvvae_cli.models.layers import fold
+from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.train.config import ScheduleSection, Stage, TrainConfig, config_from_dict
 from cvvae_cli.train.data import (
     ClipSampler,
@@ -30,36 +31,50 @@ from cvvae_cli.train.data import (
     principal_components,
     psnr_of_mse,
 )
-from cvvae_cli.train.losses import (
-    TemporalPrior,
-    add_noise,
-    logistic_bits,
-    rate_distortion,
-    round_through,
-)
+from cvvae_cli.train.losses import add_noise, lambda_of, rate_distortion, round_through
+from cvvae_cli.train.prior import ANCHORS, LatentPrior, interpolate, logistic_bits
 
 EVALUATION_FRAMES = 33
+EVALUATION_LEVELS = (0.0, 0.5, 1.0)
 CHECKPOINT = "checkpoint.safetensors"
 LogLine = dict[str, Any]
 
 
 class Coder(nn.Module):
-    """What is trained: the autoencoder and the prior of its latents."""
+    """What is trained: the autoencoder, the prior of its symbols, gains and steps of the quality levels."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        section = config.model
+        section, objective = config.model, config.objective
         self.autoencoder = Compact(CompactConfig(**vars(section))).channels_last()
-        self.prior = TemporalPrior(section.latent_channels)
+        self.prior = LatentPrior(section.latent_channels)
+        share = objective.lowest_lambda / objective.highest_lambda
+        log_gain = 0.5 * math.log(share) * (1 - torch.linspace(0, 1, ANCHORS))  # noise falls as lambda grows
+        self.log_gain = nn.Parameter(log_gain[:, None].repeat(1, section.latent_channels))
+        self.log_step = nn.Parameter(-log_gain[:, None].repeat(1, section.latent_channels))
+        with torch.no_grad():
+            self.prior.scale_kind[0] = 0.7
+            self.prior.scale_level.copy_(0.7 * self.log_gain)
 
-    def objective(self, video: Tensor, config: TrainConfig, autocast: Any) -> tuple[Tensor, Tensor]:
-        """Bits per pixel and MSE (pixels in [0, 1]) of a batch."""
+    def gain(self, level: Tensor) -> Tensor:
+        """(B,) in [0, 1] → symbols per unit of a latent, (B, C, 1, 1, 1)."""
+        return interpolate(self.log_gain, level).exp()[:, :, None, None, None]
+
+    def step(self, level: Tensor) -> Tensor:
+        """(B,) in [0, 1] → units of a latent per symbol, (B, C, 1, 1, 1)."""
+        return interpolate(self.log_step, level).exp()[:, :, None, None, None]
+
+    def objective(
+        self, video: Tensor, level: Tensor, config: TrainConfig, autocast: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Bits per pixel and MSE (pixels in [0, 1]) of each sample of a batch."""
         with autocast:
-            latents = self.autoencoder.encode(video).float()
-            noisy = add_noise(latents)
-            mean, scale = self.prior(noisy)
-            decoded = self.autoencoder.decode(round_through(latents))
-        return rate_distortion(video, decoded, logistic_bits(noisy, mean, scale), config.objective)
+            scaled = self.autoencoder.encode(video).float() * self.gain(level)
+            rounded = round_through(scaled)
+            mean, log_scale = self.prior(rounded, level)
+            decoded = self.autoencoder.decode(rounded * self.step(level))
+        bits = logistic_bits(add_noise(scaled), mean.float(), log_scale.float())
+        return rate_distortion(video, decoded, bits, config.objective)
 
 
 @dataclass
@@ -92,6 +107,7 @@ def make_optimizer(coder: Coder, schedule: ScheduleSection) -> torch.optim.AdamW
         {"params": network, "lr": schedule.learning_rate},
         {"params": linear, "lr": schedule.linear_learning_rate},
         {"params": list(coder.prior.parameters()), "lr": schedule.prior_learning_rate},
+        {"params": [coder.log_gain, coder.log_step], "lr": schedule.level_learning_rate, "weight_decay": 0.0},
     ]
     for group in groups:
         group["base_lr"] = group["lr"]
@@ -118,17 +134,18 @@ def autocast_for(device: torch.device) -> Callable[[], Any]:
 
 @torch.no_grad()
 def initialize(run: Run, sampler: ClipSampler) -> None:
-    """Start from the principal components of training patches."""
+    """Start from another model's network, or from the principal components of training patches."""
+    if run.config.start is not None:
+        state = Weights(find_model(run.config.start)).build().state_dict()
+        for coder in (run.coder, run.average):
+            coder.autoencoder.load_state_dict(state)
+        return
     mean, basis = principal_components(sampler, lambda x: fold(x, TIME, COARSE), batches=60)
     channels = run.config.model.latent_channels
     for coder in (run.coder, run.average):
         coder.autoencoder.start_from_principal_components(
             mean, basis[:, :channels], run.config.objective.initial_step
         )
-        video = sampler.batch(0, 8, 4, 128).to(coder.prior.first_scale.device)
-        latents = coder.autoencoder.linear_encode(fold(video, TIME, COARSE))
-        deviation = latents.std(dim=(0, 2, 3, 4)).clamp_min(1.0)
-        coder.prior.first_scale.copy_(deviation * 0.55)  # of a logistic with that deviation
 
 
 def train(
@@ -177,10 +194,13 @@ def train_step(run: Run, sampler: ClipSampler, device: torch.device) -> LogLine:
     for group in run.optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     stage = stage_at(run.step, schedule)
-    torch.manual_seed(run.config.seed * 1_000_003 + run.step)  # the noise of a step is its own
+    torch.manual_seed(run.config.seed * 1_000_003 + run.step)  # noise and levels of a step are its own
     video = sampler.batch(run.step, stage.batch, stage.frames, stage.size).to(device)
-    rate, mse = run.coder.objective(video, run.config, autocast_for(device)())
-    loss = objective.lambda_mse * 255**2 * mse + rate
+    level = torch.rand(len(video)).to(device)
+    rate, mse = run.coder.objective(video, level, run.config, autocast_for(device)())
+    weight = lambda_of(level, objective)
+    losses = (weight * 255**2 * mse + rate) * (objective.highest_lambda / weight).sqrt()
+    loss = losses.mean()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.coder.parameters(), schedule.clip_norm)
     if torch.isfinite(norm):  # one bad batch must not end a run
@@ -190,8 +210,8 @@ def train_step(run: Run, sampler: ClipSampler, device: torch.device) -> LogLine:
     update_average(run)
     return {
         "loss": loss.item(),
-        "mse": mse.item(),
-        "bits_per_pixel": rate.item(),
+        "mse": mse.mean().item(),
+        "bits_per_pixel": rate.mean().item(),
         "gradient_norm": norm.item(),
         "learning_rate": schedule.learning_rate * factor,
     }
@@ -239,22 +259,30 @@ def evaluate(
     run: Run, holdout: list[tuple[str, Tensor]], device: torch.device, log: Callable[[LogLine], None]
 ) -> None:
     """PSNR and the prior's estimate of bits per pixel of the averaged weights, with rounded latents."""
-    coder, rows = run.average, {}
+    rows = {}
     for name, clip in holdout:
         video = clip.to(device)
         with autocast_for(device)():
-            symbols = coder.autoencoder.encode(video).float().round()
-            bits = logistic_bits(symbols, *coder.prior(symbols))
-            decoded = coder.autoencoder.decode(symbols).float().clamp(-1, 1)
-        pixels = video.shape[2] * video.shape[3] * video.shape[4]
-        mse = (video - decoded).square().mean().item()
-        rows[name] = {
-            "psnr_db": round(psnr_of_mse(mse, 2.0), 3),
-            "bits_per_pixel": round(bits.sum().item() / pixels, 5),
-            "first_bits_per_pixel": round(bits[:, :, 0].sum().item() / pixels, 5),
-        }
+            latents = run.average.autoencoder.encode(video).float()
+        rows[name] = {str(level): evaluate_level(run, video, latents, level) for level in EVALUATION_LEVELS}
     if rows:
         log({"step": run.step, "holdout": rows})
+
+
+def evaluate_level(run: Run, video: Tensor, latents: Tensor, level: float) -> dict[str, float]:
+    coder, levels = run.average, torch.tensor([level], device=video.device)
+    symbols = (latents * coder.gain(levels)).round()
+    with autocast_for(video.device)():
+        mean, log_scale = coder.prior(symbols, levels)
+        decoded = coder.autoencoder.decode(symbols * coder.step(levels)).float().clamp(-1, 1)
+    bits = logistic_bits(symbols, mean.float(), log_scale.float())
+    pixels = video.shape[2] * video.shape[3] * video.shape[4]
+    mse = (video - decoded).square().mean().item()
+    return {
+        "psnr_db": round(psnr_of_mse(mse, 2.0), 3),
+        "bits_per_pixel": round(bits.sum().item() / pixels, 5),
+        "first_bits_per_pixel": round(bits[:, :, 0].sum().item() / pixels, 5),
+    }
 
 
 def save_checkpoint(run: Run) -> None:

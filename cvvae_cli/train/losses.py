@@ -1,55 +1,11 @@
-"""The objective: distortion of rounded latents, and the rate that a float prior estimates for them.
-
-The prior here only shapes the latents. Files are coded with integer tables fitted afterwards
-(train/tables.py), because a float network does not give the same numbers on every machine.
-"""
+"""The objective: distortion of rounded latents, and the bits that the prior estimates for them."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from cvvae_cli.models.layers import SpatialConv, zero_init
 from cvvae_cli.train.config import ObjectiveSection
-
-LATENT_SCALE = 4.0  # brings latents to the order of one for the prior's convolutions
-MIN_LIKELIHOOD = 1e-6
-MIN_SCALE = 0.02
-
-
-class TemporalPrior(nn.Module):
-    """Mean and scale of each latent from the two latent frames before it; of the first, per channel."""
-
-    def __init__(self, latent_channels: int, width: int = 64) -> None:
-        super().__init__()
-        self.conv1 = SpatialConv(2 * latent_channels, width)
-        self.conv2 = SpatialConv(width, width)
-        self.head = zero_init(SpatialConv(width, 2 * latent_channels))
-        self.first_mean = nn.Parameter(torch.zeros(latent_channels))
-        self.first_scale = nn.Parameter(torch.full((latent_channels,), 2.0))
-
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:  # (B, C, t, h, w) twice
-        before = latents[:, :, :-1]
-        earlier = torch.cat([latents[:, :, :1], latents[:, :, :-2]], dim=2)[:, :, : before.shape[2]]
-        x = torch.cat([before, before - earlier], dim=1) / LATENT_SCALE
-        x = self.conv2(functional.silu(self.conv1(x)))
-        change, scale = self.head(functional.silu(x)).float().chunk(2, dim=1)
-        shape = (latents.shape[0], -1, 1, *latents.shape[3:])
-        first_mean = self.first_mean.view(1, -1, 1, 1, 1).expand(shape)
-        first_scale = self.first_scale.view(1, -1, 1, 1, 1).expand(shape)
-        return (
-            torch.cat([first_mean, before + LATENT_SCALE * change], dim=2),
-            torch.cat([first_scale, scale + 1], dim=2),
-        )
-
-
-def logistic_bits(values: Tensor, mean: Tensor, raw_scale: Tensor) -> Tensor:
-    """Bits of each integer under a logistic distribution integrated over a unit interval."""
-    scale = functional.softplus(raw_scale) + MIN_SCALE
-    upper = torch.sigmoid((values + 0.5 - mean) / scale)
-    lower = torch.sigmoid((values - 0.5 - mean) / scale)
-    return -torch.log2((upper - lower).clamp_min(MIN_LIKELIHOOD))
 
 
 def add_noise(latents: Tensor) -> Tensor:
@@ -62,23 +18,27 @@ def round_through(latents: Tensor) -> Tensor:
     return latents + (latents.round() - latents).detach()
 
 
-def share_of_first(first: Tensor, others: Tensor, count: int) -> Tensor:
-    """Mean over `count` items of which one is `first` and the rest are like `others`."""
-    return (first.mean() + (count - 1) * others.mean()) / count if others.numel() else first.mean()
+def lambda_of(level: Tensor, objective: ObjectiveSection) -> Tensor:
+    """The weight of the distortion at levels in [0, 1]."""
+    low, high = objective.lowest_lambda, objective.highest_lambda
+    return low * (high / low) ** level
 
 
 def rate_distortion(
     video: Tensor, decoded: Tensor, bits: Tensor, objective: ObjectiveSection
 ) -> tuple[Tensor, Tensor]:
-    """Bits per pixel, and MSE of pixels in [0, 1], of a clip of `objective.clip_frames` frames.
+    """Bits per pixel, and MSE of pixels in [0, 1], of clips of `objective.clip_frames` frames: (B,) each.
 
     Training clips are short, so their first frame is weighted down to the share it has in real ones.
     video and decoded are (B, 3, T, H, W) in [-1, 1]; bits are (B, C, t, h, w).
     """
-    frames, t = objective.clip_frames, bits.shape[2]
-    pixels_per_latent = video.shape[3] * video.shape[4] / (bits.shape[3] * bits.shape[4])
-    per_position = bits.sum(1) / pixels_per_latent  # bits of a latent frame per pixel of a video frame
-    first, others = per_position[:, 0].mean(), per_position[:, 1:]
-    rate = (first + (frames - 1) / 4 * (others.mean() if t > 1 else first)) / frames
-    error = (video - decoded.float()).square() / 4
-    return rate, share_of_first(error[:, :, :1], error[:, :, 1:], frames)
+    frames = objective.clip_frames
+    per_latent = bits.sum((1, 3, 4)) / (video.shape[3] * video.shape[4])  # (B, t): bits per pixel of a frame
+    error = (video - decoded.float()).square().mean((1, 3, 4)) / 4  # (B, T)
+    rate = (per_latent[:, 0] + (frames - 1) / 4 * mean_after_first(per_latent)) / frames
+    return rate, (error[:, 0] + (frames - 1) * mean_after_first(error)) / frames
+
+
+def mean_after_first(values: Tensor) -> Tensor:
+    """(B, n) → (B,): the mean of all but the first, or the first if it is alone."""
+    return values[:, 1:].mean(1) if values.shape[1] > 1 else values[:, 0]

@@ -11,23 +11,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cvvae_cli.bitstream.coders import (
-    ALPHABET,
-    CENTER,
-    ESCAPE,
-    PHASES,
-    PROBABILITY_BITS,
-    WEIGHT_BITS,
-    ContextTables,
-    round_mean,
-    weighted,
-)
+from cvvae_cli.bitstream.coders import WEIGHT_BITS, ContextTables, weighted
 from cvvae_cli.bitstream.context import (
     MEAN_FEATURES,
     PASSES,
     SCALE_FEATURES,
     FrameWalk,
+)
+from cvvae_cli.bitstream.residuals import (
+    ALPHABET,
+    CENTER,
+    ESCAPE,
+    PHASES,
+    PROBABILITY_BITS,
     Past,
+    round_mean,
 )
 
 MOTION_CLASSES = 3

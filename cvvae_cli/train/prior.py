@@ -1,0 +1,316 @@
+"""The prior of `prior-1` in floats, as training shapes it, and its rounding to integers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cvvae_cli.bitstream.context import PASSES
+from cvvae_cli.bitstream.prior import FEATURES, LARGEST, TAPS, PriorCoder, PriorTables
+from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES, PROBABILITY_BITS, values_of
+
+ANCHORS = 4  # levels with parameters of their own; those between are interpolated
+COMPRESS_STEPS = 16
+COMPRESS_LARGEST = 127
+GATE_STEPS = 16
+FIRST_GATE = 1.0  # logit of the temporal mean's share, before training
+SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE, BINS_PER_NEPER = -4.0, 5.0, 6
+BINS = round((LARGEST_LOG_SCALE - SMALLEST_LOG_SCALE) * BINS_PER_NEPER)
+EXACT = 2**24 - 1  # the largest sum that single precision holds exactly in any order
+MIN_LIKELIHOOD = 1e-6
+SMOOTHING = 0.5  # pseudo-counts of a table, spread like a logistic of the bin's own scale
+
+
+def interpolate(anchors: Tensor, level: Tensor) -> Tensor:
+    """Rows between anchors (A, K) at levels (B,) in [0, 1]: (B, K)."""
+    place = level * (len(anchors) - 1)
+    low = place.floor().clamp(max=len(anchors) - 2).long()
+    part = (place - low)[:, None]
+    return anchors[low] * (1 - part) + anchors[low + 1] * part
+
+
+class PassNetwork(nn.Module):
+    """What one pass computes at its positions."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.known = nn.Conv2d(2 * channels, width, 3, padding=1)
+        self.trunk = nn.Conv2d(width, width, 1)
+        self.hidden = nn.Conv2d(width, width, 1)
+        self.head = nn.Conv2d(width, 3 * channels, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+
+class LatentPrior(nn.Module):
+    """Mean and log scale of a logistic for every symbol. bitstream/prior.py is its integer twin."""
+
+    def __init__(self, channels: int, width: int = 96) -> None:
+        super().__init__()
+        self.channels = channels
+        self.kind = nn.Parameter(torch.zeros(3, width))
+        self.level = nn.Parameter(torch.zeros(ANCHORS, width))
+        self.conv1 = nn.Conv2d(2 * channels, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.heads = nn.ModuleList(PassNetwork(channels, width) for _ in PASSES)
+        self.scale_kind = nn.Parameter(torch.zeros(3, channels))
+        self.scale_level = nn.Parameter(torch.zeros(ANCHORS, channels))
+        linear = torch.zeros(len(PASSES), 2, channels, FEATURES)
+        linear[:, 0, :, 0] = 1.0  # the first mean starts as the frame before,
+        linear[1, 1, :, 7] = 0.25  # the second as the mean of the known neighbours
+        linear[2:, 1, :, 5:7] = 0.25
+        self.linear = nn.Parameter(linear)
+
+    def forward(self, symbols: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Symbols (B, C, t, h, w) from the start of a period, levels (B,) in [0, 1] → both alike."""
+        b, c, t, h, w = symbols.shape
+
+        def frames(x: Tensor) -> Tensor:
+            return x.transpose(1, 2).reshape(b * t, c, h, w)
+
+        nothing = torch.zeros_like(symbols[:, :, :1])
+        before = torch.cat([nothing, symbols[:, :, :-1]], 2)
+        earlier = torch.cat([nothing, symbols[:, :, :1], symbols[:, :, :-2]], 2)[:, :, :t]
+        x, p, q = frames(symbols), frames(before), frames(earlier)
+        kinds = torch.arange(t, device=x.device).clamp(max=2).repeat(b)
+        trunk, spread = self.temporal(p, q, kinds, level.repeat_interleave(t))
+        features = [p, *around(p), q]
+        means, scales, known = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x[:1, :1])
+        for index, start in enumerate(PASSES):
+            here = torch.zeros_like(known)
+            here[..., start[0] :: 2, start[1] :: 2] = 1
+            mean, scale = self.in_pass(index, trunk, x * known, p * known, features)
+            means, scales = means + mean * here, scales + (scale + spread) * here
+            known = known + here
+
+        def back(y: Tensor) -> Tensor:
+            return y.reshape(b, t, c, h, w).transpose(1, 2)
+
+        return back(means), back(scales)
+
+    def temporal(self, p: Tensor, q: Tensor, kinds: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations from the two frames before, and the part of the log scale that no pixel changes."""
+        bias = self.kind[kinds] + interpolate(self.level, level)
+        x = channels_last(torch.cat([torch.asinh(p), torch.asinh(p - q)], 1))
+        x = functional.relu(self.conv1(x) + bias[:, :, None, None])
+        spread = self.scale_kind[kinds] + interpolate(self.scale_level, level)
+        return functional.relu(self.conv2(x)), spread[:, :, None, None]
+
+    def in_pass(
+        self, index: int, trunk: Tensor, now: Tensor, before: Tensor, features: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log scale at every position; `now` and `before` are zero where `now` is not known."""
+        head = self.heads[index]
+        x = head.trunk(trunk)
+        if index:
+            x = x + head.known(channels_last(torch.cat([torch.asinh(now), torch.asinh(now - before)], 1)))
+            features = features + around(now)
+        x = functional.relu(head.hidden(functional.relu(x)))
+        gate, change, scale = head.head(x).chunk(3, 1)
+        means = []
+        for weights in self.linear[index]:
+            mean = weights[:, 8, None, None]
+            for number, feature in enumerate(features):
+                mean = mean + weights[:, number, None, None] * feature
+            means.append(mean)
+        share = torch.sigmoid(gate + FIRST_GATE)
+        return share * means[0] + (1 - share) * means[1] + change, scale
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def around(x: Tensor) -> list[Tensor]:
+    """Sums of the horizontal, the vertical and the diagonal neighbours."""
+    p = functional.pad(x, (1, 1, 1, 1))
+    horizontal = p[:, :, 1:-1, :-2] + p[:, :, 1:-1, 2:]
+    vertical = p[:, :, :-2, 1:-1] + p[:, :, 2:, 1:-1]
+    diagonal = p[:, :, :-2, :-2] + p[:, :, :-2, 2:] + p[:, :, 2:, :-2] + p[:, :, 2:, 2:]
+    return [horizontal, vertical, diagonal]
+
+
+def logistic_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Bits of values under a logistic distribution integrated over a unit interval."""
+    inverse = torch.exp(-log_scale.clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE))
+    distance = (values - mean).abs()  # the side on which sigmoid differences keep their digits
+    likelihood = torch.sigmoid((0.5 - distance) * inverse) - torch.sigmoid((-0.5 - distance) * inverse)
+    return -torch.log2(likelihood.clamp_min(MIN_LIKELIHOOD))
+
+
+class Rounder:
+    """Rounds the float prior to integers. Ranges of activations are measured on symbols."""
+
+    def __init__(self, prior: LatentPrior) -> None:
+        self.prior = prior
+        self.ranges: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def measure(self, symbols: Tensor, level: Tensor) -> None:
+        """Note the largest activations of each channel."""
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, x, name=name: self._note(name, x[0]))
+            for name, layer in self._inputs()
+        ]
+        self.prior(symbols, level)
+        for hook in hooks:
+            hook.remove()
+
+    def _inputs(self) -> list[tuple[str, nn.Module]]:
+        """Layers by the name of the activations that they read."""
+        named: list[tuple[str, nn.Module]] = [("x1", self.prior.conv2)]
+        for index, head in enumerate(self.prior.heads):
+            named += [("x2", head.trunk), (f"h{index}", head.hidden), (f"g{index}", head.head)]
+        return named
+
+    def _note(self, name: str, x: Tensor) -> None:
+        largest = torch.quantile(x.transpose(0, 1).flatten(1)[:, ::7].float(), 0.9995, dim=1).clamp_min(1e-3)
+        self.ranges[name] = torch.maximum(self.ranges.get(name, largest), largest)
+
+    def tables(self) -> PriorTables:
+        """All integers but the frequencies, which are uniform."""
+        unit = {name: (value / 256).double().numpy() for name, value in self.ranges.items()}  # of one step
+        prior, w = self.prior, weights_of
+        u = 1 / COMPRESS_STEPS
+        embed = np.concatenate([w(prior.kind) + w(prior.conv1.bias), w(prior.level)])
+        conv1, shift1, (embed_q,) = rounded([(taps(prior.conv1), u, COMPRESS_LARGEST)], unit["x1"], [embed])
+        conv2, shift2, (bias2,) = rounded(
+            [(taps(prior.conv2), unit["x1"], LARGEST)], unit["x2"], [w(prior.conv2.bias)]
+        )
+        shifts, biases, parts = [shift1, shift2], [bias2], []
+        for index, head in enumerate(prior.heads):
+            parts.append(self._round_pass(index, head, unit, shifts, biases))
+        gate = np.arange(-128, 128) / GATE_STEPS + FIRST_GATE
+        return PriorTables(
+            compress=np.minimum(np.rint(COMPRESS_STEPS * np.arcsinh(np.arange(1450))), 127).astype(np.int16),
+            embed=embed_q.astype(np.int32),
+            conv1=conv1[0].astype(np.int16),
+            conv2=conv2[0].astype(np.int16),
+            trunk=np.stack([p["trunk"] for p in parts]).astype(np.int16),
+            known=np.stack([p["known"] for p in parts]).astype(np.int16),
+            hidden=np.stack([p["hidden"] for p in parts]).astype(np.int16),
+            head=np.stack([p["head"] for p in parts]).astype(np.int16),
+            bias=np.stack(biases).astype(np.int32),
+            head_bias=np.stack([p["head_bias"] for p in parts]).astype(np.int32),
+            spread=np.stack([p["spread"] for p in parts], axis=1).astype(np.int32),
+            shift=np.stack(shifts).astype(np.uint8),
+            head_shift=np.stack([p["head_shift"] for p in parts]).astype(np.uint8),
+            gate=np.rint(256 / (1 + np.exp(-gate))).astype(np.int16),
+            linear=np.rint(w(prior.linear) * 4096).astype(np.int32),
+            frequencies=np.full((BINS * PHASES, ALPHABET), 2**PROBABILITY_BITS // ALPHABET, np.int32),
+        )
+
+    def _round_pass(
+        self,
+        index: int,
+        head: nn.Module,
+        unit: dict[str, np.ndarray],
+        shifts: list[np.ndarray],
+        biases: list[np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        w, channels = weights_of, self.prior.channels
+        known = np.zeros((8, *taps(head.known).shape[1:]))
+        for number, (down, right) in enumerate(TAPS[index]):
+            known[number] = taps(head.known)[3 * (down + 1) + right + 1]
+        bias = w(head.trunk.bias) + (w(head.known.bias) if index else 0)
+        both, shift, (bias1,) = rounded(
+            [
+                (taps(head.trunk), unit["x2"], LARGEST),
+                (known, 1 / COMPRESS_STEPS, COMPRESS_LARGEST),
+            ],
+            unit[f"h{index}"],
+            [bias],
+        )
+        hidden, hidden_shift, (bias2,) = rounded(
+            [(taps(head.hidden), unit[f"h{index}"], LARGEST)], unit[f"g{index}"], [w(head.hidden.bias)]
+        )
+        shifts += [shift, hidden_shift]
+        biases += [bias1, bias2]
+        ones = np.ones(channels)
+        units = np.concatenate([ones / GATE_STEPS, ones, ones / BINS_PER_NEPER])
+        offset = np.concatenate([0 * ones, 0 * ones, -SMALLEST_LOG_SCALE * ones])
+        base = np.concatenate([w(self.prior.scale_kind), w(self.prior.scale_level)])
+        base = np.concatenate([np.zeros((len(base), 2 * channels)), base], axis=1)
+        out, head_shift, (head_bias, spread) = rounded(
+            [(taps(head.head), unit[f"g{index}"], LARGEST)], units, [w(head.head.bias) + offset, base]
+        )
+        return {
+            "trunk": both[0][0],
+            "known": both[1],
+            "hidden": hidden[0][0],
+            "head": out[0][0],
+            "head_bias": head_bias,
+            "head_shift": head_shift,
+            "spread": spread[:, 2 * channels :],
+        }
+
+
+def weights_of(parameter: Tensor | None) -> np.ndarray:
+    assert parameter is not None
+    values: np.ndarray = parameter.detach().double().cpu().numpy()
+    return values
+
+
+def taps(conv: nn.Module) -> np.ndarray:
+    """Weights (taps, inputs, outputs) of a convolution, neighbours in row order."""
+    assert isinstance(conv, nn.Conv2d)
+    weight = weights_of(conv.weight)
+    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[1], weight.shape[0])
+
+
+def rounded(
+    parts: list[tuple[np.ndarray, np.ndarray | float, int]], unit: np.ndarray, biases: list[np.ndarray]
+) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
+    """Integer weights and biases with the largest shift of each output for which all sums stay exact.
+
+    A part is (weights (taps, I, O), worth of one step of its inputs, their largest integer); `unit` is the
+    worth of one step of each output after the shift.
+    """
+    real = [weight * np.reshape(worth, (1, -1, 1)) / unit for weight, worth, _ in parts]
+    shift = np.full(real[0].shape[2], 20)
+    while True:
+        scale = 2.0**shift
+        weights = [np.rint(r * scale) for r in real]
+        fixed = [np.rint(bias / unit * scale) for bias in biases]
+        total = sum(np.abs(q).sum((0, 1)) * top for q, (_, _, top) in zip(weights, parts, strict=True))
+        total = total + sum(np.abs(bias).reshape(-1, bias.shape[-1]).max(0) * 2 for bias in fixed)
+        largest = np.max([np.abs(q).max((0, 1)) for q in weights], axis=0)
+        too_large = ((total > EXACT) | (largest > 32_767)) & (shift > 0)
+        if not too_large.any():
+            return weights, shift, fixed
+        shift = shift - too_large
+
+
+def fit_frequencies(tables: PriorTables, clips: list[tuple[np.ndarray, int]], period: int) -> PriorTables:
+    """The tables with frequencies from symbols: (t, C, h, w) and the level of each clip, from frame 0 on."""
+    counts = np.zeros((BINS * PHASES, ALPHABET))
+    for symbols, level in clips:
+        coder = PriorCoder(tables, level)
+        for first in range(0, len(symbols), period):
+            for _, guess, residuals in coder.walk(symbols[first : first + period], ()):
+                flat = guess.tables.ravel().astype(np.int64) * ALPHABET + values_of(guess, residuals).ravel()
+                counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
+    return replace(tables, frequencies=frequencies_of(counts))
+
+
+def frequencies_of(counts: np.ndarray) -> np.ndarray:
+    """Histograms → frequencies: int32, each at least 1, rows sum to 2^24."""
+    values = np.arange(ALPHABET - 1) - CENTER
+    rows = []
+    for number, histogram in enumerate(counts):
+        log_scale = number // PHASES / BINS_PER_NEPER + SMALLEST_LOG_SCALE
+        center = (number % PHASES + 0.5) / (2 * PHASES)
+        spread = np.exp(max(log_scale, -1.5))
+        expected = np.append(1 / np.cosh((values - center) / (2 * spread)) ** 2, 0)
+        expected = expected / expected.sum()
+        expected[ESCAPE] = 1e-6
+        smoothed = histogram + SMOOTHING * expected / expected.sum() + 1e-7
+        free = 2**PROBABILITY_BITS - ALPHABET
+        row = np.floor(smoothed / smoothed.sum() * free).astype(np.int64)
+        row[np.argmax(row)] += free - row.sum()
+        rows.append(row + 1)
+    return np.array(rows, np.int32)

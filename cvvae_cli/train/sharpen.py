@@ -1,0 +1,49 @@
+"""The last stage of a run: the prior alone, on the rounded symbols of the finished network.
+
+Training shapes prior and network together and feels rounding as noise; here the prior meets what it codes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cvvae_cli.models.compact import Compact
+from cvvae_cli.train.config import SharpenSection
+from cvvae_cli.train.data import ClipSampler
+from cvvae_cli.train.losses import mean_after_first
+from cvvae_cli.train.prior import LatentPrior, interpolate, logistic_bits
+
+FIRST_STEP = 20_000_000  # samples that no training step has seen, from the same clips
+
+
+def sharpen(
+    prior: LatentPrior, network: Compact, log_gain: Tensor, sampler: ClipSampler, section: SharpenSection
+) -> None:
+    """Train `prior` in place on symbols of `network` at random levels; rates of all levels weigh alike."""
+    latents = [encode_sample(network, sampler, number, section) for number in range(section.clips)]
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=section.learning_rate, betas=(0.9, 0.98))
+    for step in range(section.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = section.learning_rate * 0.5 * (1 + math.cos(math.pi * step / section.steps))
+        torch.manual_seed(step)
+        chosen = torch.randint(len(latents), (section.batch,)).tolist()
+        level = torch.rand(section.batch)
+        scaled = torch.cat([latents[i] for i in chosen]).float()
+        scaled = scaled * interpolate(log_gain, level).exp()[:, :, None, None, None]
+        # half a step more or less to the cells' borders: the same clips give ever new symbols
+        symbols = (scaled + section.jitter * (torch.rand_like(scaled) - 0.5)).round()
+        bits = logistic_bits(symbols, *prior(symbols, level)).sum(1).mean((2, 3))  # (B, t) of a position
+        weighted = (bits[:, 0] + (section.period - 1) * mean_after_first(bits)) / section.period
+        loss = (weighted / weighted.detach()).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+@torch.inference_mode()
+def encode_sample(network: Compact, sampler: ClipSampler, number: int, section: SharpenSection) -> Tensor:
+    return network.encode(sampler.batch(FIRST_STEP + number, 1, section.frames, section.size)).half()
