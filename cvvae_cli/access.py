@@ -27,8 +27,9 @@ def decode_frames(
     frames = range(cvl.num_frames) if frames is None else frames
     context = -(-cvl.header.context[1] // cvl.header.chunk)
     first = max(0, cvl.chunk_at(frames.start) - context)
-    chunks = read_latents(cvl, weights, range(first, cvl.chunk_at(frames.stop - 1) + 1))
-    yield from engine.decode_stream(chunks, *cvl.header.size, frames, depth=cvl.header.depth)
+    chunks = range(first, cvl.chunk_at(frames.stop - 1) + 1)
+    latents = read_latents(cvl, weights, chunks, cvl.header.geometry.latent_of(frames.stop - 1) + 1)
+    yield from engine.decode_stream(latents, *cvl.header.size, frames, depth=cvl.header.depth)
 
 
 def choose_frames(cvl: CvlReader, options: DecodeOptions) -> range:

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from cvvae_cli.errors import (
     ConfigError,
 )
 from cvvae_cli.latents import decoded_chunks, latent_coder, model_of
-from cvvae_cli.models.registry import Weights, find_model
+from cvvae_cli.models.registry import ModelSpec, Weights, find_model
 from cvvae_cli.options import (
     DecodeOptions,
     DecodeReport,
@@ -42,6 +42,7 @@ from cvvae_cli.options import (
     side_kinds,
 )
 from cvvae_cli.resume import START_OVER, ResumePoint, SideReplay, writer_of
+from cvvae_cli.targets import find_level
 from cvvae_cli.types import (
     FrameBatch,
     OnProgress,
@@ -58,6 +59,7 @@ from cvvae_cli.video.writer import (
 )
 
 logger = logging.getLogger("cvvae")
+LEVELS_PER_QUALITY = 10  # headers count levels in tenths
 
 
 def encode_file(
@@ -80,6 +82,8 @@ def encode_file(
         side = video.side_source(side_kinds(options))
         weights = Weights(spec)
         engine = Engine(spec, weights.build, placement, EngineOptions(options.tile_pixels))
+        if options.target is not None:
+            options = replace(options, quality=choose_quality(source, engine, weights, options))
         header = header_for(video, source, side, engine, weights, options)
         with outputs.replace_on_success(output, force=options.force, resume=options.resume) as part:
             cvl, point = writer_of(part.path, header, resume=options.resume)
@@ -90,6 +94,27 @@ def encode_file(
                     on_progress(progress)
     seconds = time.monotonic() - began
     return encode_report(source, header, cvl, engine, seconds)
+
+
+def choose_quality(source: Path, engine: Engine, weights: Weights, options: EncodeOptions) -> float:
+    """The quality that reaches the target, by samples of the clip; says what they give."""
+    assert options.target is not None
+    if str(source) == "-":
+        raise ConfigError(
+            "a target needs the source twice, and standard input can be read once", hint="pass --quality"
+        )
+    if options.quality is not None or options.exact is not None:
+        raise ConfigError("a target chooses the quality", hint="pass no --quality and no --exact beside it")
+    with open_source(source, options.frame_rate, deinterlace=options.deinterlace) as video:
+        choice = find_level(options.target, video, video.side_source(side_kinds(options)), engine, weights)
+    quality = choice.level / LEVELS_PER_QUALITY
+    logger.warning(
+        "quality %g: samples give %.2f dB at %.4f bits per pixel",
+        quality,
+        choice.psnr_db,
+        choice.bits_per_pixel,
+    )
+    return quality
 
 
 @dataclass
@@ -162,8 +187,10 @@ def header_for(
     exact = None if options.exact is None else f"exact-{options.exact}"
     if exact not in (None, *EXACT_TYPES):
         raise ConfigError(f"latents cannot be kept as {options.exact!r}", hint="use fp32, bf16 or fp16")
+    level = None if exact else level_of(spec, options.quality)
     depends_on = {
         "model": spec.name,
+        "level": level,
         "exact": options.exact,
         "side": sorted(side_kinds(options)),
         "deinterlace": options.deinterlace,
@@ -180,7 +207,7 @@ def header_for(
         context=(spec.encode_context, spec.decode_context),
         coder=exact or spec.coder,
         period=spec.chunk_latents if exact else spec.period,
-        level=None,
+        level=level,
         time_base=info.time_base.as_integer_ratio(),
         rate=info.frame_rate.as_integer_ratio(),
         color=(
@@ -197,6 +224,19 @@ def header_for(
         computed=engine.describe(),
         source=None if is_pipe else fingerprint(hash_file(source), weights.sha256, depends_on),
     )
+
+
+def level_of(spec: ModelSpec, quality: float | None) -> int | None:
+    """The number of a quality level. Raises ConfigError for one that the model does not have."""
+    if quality is None:
+        return spec.default_level
+    if spec.levels is None:
+        raise ConfigError(f"{spec.name} has one quality level only", hint="leave --quality out")
+    level = round(quality * LEVELS_PER_QUALITY)
+    first, last = (number / LEVELS_PER_QUALITY for number in spec.levels)
+    if not first <= quality <= last:
+        raise ConfigError(f"there is no quality {quality:g}", hint=f"it goes from {first:g} to {last:g}")
+    return level
 
 
 def encode_report(
@@ -218,7 +258,7 @@ def encode_report(
         peak_memory_bytes=peak_memory_bytes(engine.placement),
         model=header.model,
         weights_sha256=header.weights,
-        quality=header.level,
+        quality=None if header.level is None else header.level / LEVELS_PER_QUALITY,
         device=str(engine.placement.device),
         dtype=engine.placement.dtype_name,
     )

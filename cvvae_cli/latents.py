@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
-from cvvae_cli.bitstream.coders import ENTROPY_CODERS, ContextTables
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.container.header import Header
@@ -42,27 +42,35 @@ def latent_coder(header: Header, weights: Weights) -> LatentCoder:
             f"the file uses the coder {header.coder!r}, which this program does not know",
             hint="install a newer cvvae",
         )
-    tables = ContextTables.from_tensors(weights.arrays)
-    return QuantizedCoder(Quantizer(weights.gain()), ChunkCoder(kind(tables), header.period))
+    coder = ChunkCoder(kind.of_model(weights.arrays, header.level), header.period)
+    return QuantizedCoder(Quantizer(*weights.gain_and_step(header.level)), coder)
 
 
-def read_latents(cvl: CvlReader, weights: Weights, chunks: range | None = None) -> Iterator[LatentChunk]:
-    """The dequantised latents of consecutive chunks, by default of all."""
+def read_latents(
+    cvl: CvlReader, weights: Weights, chunks: range | None = None, stop: int | None = None
+) -> Iterator[LatentChunk]:
+    """The dequantised latents of consecutive chunks, by default of all; none from latent frame `stop` on."""
     chunks = range(len(cvl.index)) if chunks is None else chunks
-    yield from decoded_chunks(cvl, latent_coder(cvl.header, weights), chunks)
+    yield from decoded_chunks(cvl, latent_coder(cvl.header, weights), chunks, stop)
 
 
-def decoded_chunks(cvl: CvlReader, coder: LatentCoder, chunks: range) -> Iterator[LatentChunk]:
+def decoded_chunks(
+    cvl: CvlReader, coder: LatentCoder, chunks: range, stop: int | None = None
+) -> Iterator[LatentChunk]:
     """The same with a coder of one's own, which starts at the last point before them where it is fresh."""
     header = cvl.header
+    stop = cvl.num_latents if stop is None or not isinstance(coder, QuantizedCoder) else stop
     fresh = chunks.start - chunks.start % (header.period // header.chunk)
+    channels = header.geometry.channels
     rows, columns = header.geometry.latent_size(*header.size)
     for number in range(fresh, chunks.stop):
         chunk = cvl.read_chunk(number)
-        shape = (header.geometry.channels, len(chunk.latents), rows, columns)
-        latents = coder.decode(chunk.latents.start, chunk.symbols, shape)
+        latents = range(chunk.latents.start, min(chunk.latents.stop, stop))
+        values = coder.decode(latents.start, chunk.symbols, (channels, len(latents), rows, columns))
         if number in chunks:
-            yield LatentChunk(latents, cvl.frames_of(number), np.array(chunk.pts, np.int64))
+            start = cvl.frames_of(number).start
+            frames = range(start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
+            yield LatentChunk(values, frames, np.array(chunk.pts[: len(frames)], np.int64))
 
 
 def bits_by_channel(cvl: CvlReader, weights: Weights) -> np.ndarray | None:

@@ -9,10 +9,21 @@ from cvvae_cli.video.writer import OutputOptions
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a quality is chosen for: one of the three."""
+
+    bits_per_pixel: float | None = None
+    psnr_db: float | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class EncodeOptions:
     """Choices of an encode; the first part changes the file, the rest where and how it is computed."""
 
     model: str = "compact"
+    quality: float | None = None  # 1 to 10; None: the model's own
+    target: Target | None = None  # choose the quality that reaches it
     exact: str | None = None  # fp32, bf16 or fp16: keep the latents bit for bit
     audio: bool = True
     subtitles: bool = True
@@ -68,7 +79,7 @@ class EncodeReport:
     peak_memory_bytes: int
     model: str
     weights_sha256: str
-    quality: int | None
+    quality: float | None
     device: str
     dtype: str
 

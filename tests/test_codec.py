@@ -60,6 +60,32 @@ def test_reading_a_part_reads_no_more_than_its_period(cvl, reader, monkeypatch):
     assert read == [2, 3, 4]  # fresh at 2, network from 3, frames from 4
 
 
+def test_the_cost_of_a_part_does_not_grow_with_its_place(tiny, engine, lossless, tmp_path, monkeypatch):
+    """Records read and groups computed for 8 frames, near the start and near the end of a long file."""
+    still = np.repeat(moving_picture(1, 32, 32), 1300, axis=0)
+    source, path = lossless(still, "long.mkv"), tmp_path / "long.cvl"
+    encode_file(source, path, EncodeOptions(model="tiny-1", dtype="fp32"))
+    work = {"records": 0, "groups": 0}
+
+    def counting(kind, function):
+        def run(*arguments):
+            work[kind] += 1
+            return function(*arguments)
+
+        return run
+
+    with open_cvl(path) as file:
+        _, weights = latents.model_of(file.header)
+        monkeypatch.setattr(CvlReader, "_record_at", counting("records", CvlReader._record_at))
+        monkeypatch.setattr(engine, "_decode", counting("groups", engine._decode))
+        costs = []
+        for start in (128 + 5, 1280 + 5):  # the same place of the period, which is 8 latents or 32 frames
+            work.update(records=0, groups=0)
+            assert sum(map(len, access.decode_frames(file, weights, engine, range(start, start + 8)))) == 8
+            costs.append(dict(work))
+    assert costs[0] == costs[1]
+
+
 def decode(cvl, output, **options):
     return decode_file(
         cvl, output, DecodeOptions(output=OutputOptions(codec="ffv1"), dtype="fp32", **options)

@@ -24,12 +24,13 @@ ALLOWED = {
     "engine": LEAVES | {"models"},
     "options": LEAVES | {"video"},
     "latents": LEAVES | {"models", "bitstream", "container"},
+    "targets": LEAVES | {"models", "bitstream", "engine", "metrics", "options", "video"},
     "interchange": LEAVES | {"models", "bitstream", "container", "output", "latents", "video"},
     "access": LEAVES | {"latents"} | {"video", "models", "engine", "bitstream", "container", "options"},
     "resume": LEAVES | {"container"},
     "codec": LEAVES
     | {"video", "models", "engine", "bitstream", "container"}
-    | {"output", "options", "access", "latents", "resume"},
+    | {"output", "options", "access", "latents", "resume", "targets"},
     "train": LEAVES | {"models", "metrics", "video", "bitstream", "engine"},
     "cli": LEAVES
     | {"codec", "access", "latents", "interchange", "options", "container", "train", "engine"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,19 @@ def encode(
     model: Annotated[str, typer.Option("--model", "-m", help="The model to encode with.")] = DEFAULT_MODEL,
     fps: Annotated[
         str | None, typer.Option(help="Frame rate of a frame folder, such as 24 or 30000/1001.")
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option("--quality", "-q", help="From 1 (small) to 10 (good), in tenths; 5 by default."),
+    ] = None,
+    target_bpp: Annotated[
+        float | None, typer.Option(min=0, help="Choose the best quality within these bits per pixel.")
+    ] = None,
+    target_psnr: Annotated[
+        float | None, typer.Option(min=0, help="Choose the least quality with this PSNR in dB.")
+    ] = None,
+    target_size: Annotated[
+        str | None, typer.Option(help="Choose the best quality within this size, such as 500kB or 20MB.")
     ] = None,
     exact: Annotated[
         str | None,
@@ -49,11 +63,17 @@ def encode(
     """Compress a video into a .cvl file."""
     require_writable(output, (source,), force=force)
     frame_rate = parse_rate(fps) if fps is not None else None
+    size = None if target_size is None else parse_bytes(target_size)
+    if sum(value is not None for value in (target_bpp, target_psnr, size)) > 1:
+        raise ConfigError("there is more than one target", hint="pass one of them")
+    has_target = target_bpp is not None or target_psnr is not None or size is not None
     from cvvae_cli.codec import encode_file  # torch loads here
-    from cvvae_cli.options import EncodeOptions, as_json
+    from cvvae_cli.options import EncodeOptions, Target, as_json
 
     options = EncodeOptions(
         model=model,
+        quality=quality,
+        target=Target(target_bpp, target_psnr, size) if has_target else None,
         exact=exact,
         audio=not no_audio,
         subtitles=not no_subtitles,
@@ -80,9 +100,29 @@ def encode(
         "bits per pixel": f"{report.bits_per_pixel:.4f}",
         "time": f"{report.seconds:.1f} s, {report.encode_fps:.1f} frames per second",
         "peak memory": console.bytes_text(report.peak_memory_bytes),
-        "model": f"{report.model} on {report.device}, {report.dtype}",
+        "model": f"{report.model}{quality_text(report.quality)} on {report.device}, {report.dtype}",
     }
     console.print_table(str(output), rows)
+
+
+def parse_bytes(text: str) -> int:
+    """A size in bytes. Raises ConfigError for what is none.
+
+    >>> [parse_bytes(text) for text in ("500kB", "1.5 MB", "4096")]
+    [500000, 1500000, 4096]
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*(k|m|g|)(i?)b?\s*", text.lower())
+    try:
+        number = Fraction(found[1]) if found else Fraction(0)
+    except ValueError:
+        number = Fraction(0)
+    if found is None or number <= 0:
+        raise ConfigError(f"{text!r} is not a size", hint="for example 500kB or 20MB")
+    return int(number * (1024 if found[3] else 1000) ** ("", "k", "m", "g").index(found[2]))
+
+
+def quality_text(quality: float | None) -> str:
+    return "" if quality is None else f", quality {quality:g}"
 
 
 def parse_rate(text: str) -> Fraction:

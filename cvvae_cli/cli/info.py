@@ -39,7 +39,8 @@ def info(
         + (", cut: the figures are of what is there" if values["is_cut"] else ""),
         "beside the video": side_text(values),
         "bits per pixel": f"{values['bits_per_pixel']:.4f}",
-        "model": f"{values['model']} ({values['weights_sha256'][:12]}…)",
+        "model": f"{values['model']} ({values['weights_sha256'][:12]}…)"
+        + ("" if values["quality"] is None else f", quality {values['quality']:g}"),
         "latents": f"{values['latents']} frames of {' x '.join(map(str, values['latent_shape']))}",
         "chunks": f"{values['chunks']} of {values['chunk_latents']} latent frames",
         "coder": f"{values['coder']}, fresh every {values['period']} latent frames",
@@ -121,7 +122,7 @@ def describe(cvl: CvlReader) -> dict[str, Any]:
         "bits_per_pixel": float(f"{video_bytes * 8 / pixels:.6g}"),
         "model": header.model,
         "weights_sha256": header.weights,
-        "quality": header.level,
+        "quality": None if header.level is None else header.level / 10,
         "latents": cvl.num_latents,
         "latent_shape": [header.latent[0], *header.geometry.latent_size(*header.size)],
         "chunks": len(cvl.index),

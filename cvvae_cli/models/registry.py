@@ -43,6 +43,8 @@ class ModelSpec:
     decode_context: int
     encode_halo: int
     decode_halo: int
+    levels: tuple[int, int] | None = None  # first and last quality level, in tenths
+    default_level: int | None = None
     scaling_factor: float = 1.0  # a diffusion model sees (latents - shift_factor) * scaling_factor
     shift_factor: float = 0.0
 
@@ -69,8 +71,24 @@ MODELS: dict[str, ModelSpec] = {
         encode_halo=10,
         decode_halo=12,
     ),
+    "compact-2": ModelSpec(
+        name="compact-2",
+        geometry=LatentGeometry(channels=32, frames=4, pixels=8),
+        build=build_compact,
+        weights_file="compact-2.safetensors",
+        weights_sha256="932f1b82ac6e6f6da32f236438438b05762e8ee340962b18b2d1b1b83378dc72",
+        chunk_latents=4,
+        coder="prior-1",
+        period=12,
+        encode_context=6,
+        decode_context=6,
+        encode_halo=10,
+        decode_halo=12,
+        levels=(10, 100),
+        default_level=50,
+    ),
 }
-ALIASES = {"compact": "compact-1"}
+ALIASES = {"compact": "compact-2"}
 
 
 def find_model(name: str) -> ModelSpec:
@@ -104,9 +122,19 @@ class Weights:
         metadata = json.loads(self.data[8 : 8 + size]).get("__metadata__", {})
         return dict(json.loads(metadata["config"]))
 
-    def gain(self) -> np.ndarray:
-        """float32 (C,): one over the quantiser's step of each channel."""
-        return self.arrays["quantizer.gain"]
+    def gain_and_step(self, level: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """float32 (C,) each: symbols per unit of a latent at a quality level, and units per symbol.
+
+        A model with one level has no step of its own: None, one over the gain.
+        """
+        if level is None:
+            return self.arrays["quantizer.gain"], None
+        first, last = self.spec.levels or (level, level + 1)
+        place = (level - first) / (last - first)
+        gain, step = (
+            interpolated(self.arrays[f"quantizer.{name}"], place) for name in ("log_gain", "log_step")
+        )
+        return np.exp(gain).astype(np.float32), np.exp(step).astype(np.float32)
 
     def build(self) -> StreamingAutoencoder:
         """The network with these weights, in fp32, ready to run."""
@@ -120,6 +148,14 @@ class Weights:
         }
         network.load_state_dict(state, strict=True)
         return network.eval().requires_grad_(False)
+
+
+def interpolated(anchors: np.ndarray, place: float) -> np.ndarray:
+    """Between the rows of anchors (A, C), at a place in [0, 1]."""
+    x = min(max(place, 0.0), 1.0) * (len(anchors) - 1)
+    low = min(int(x), len(anchors) - 2)
+    mixed: np.ndarray = anchors[low] * (1 - (x - low)) + anchors[low + 1] * (x - low)
+    return mixed
 
 
 def read_weights(spec: ModelSpec) -> bytes:

@@ -1,8 +1,7 @@
 """`make evaluate`: the figures of the model card. Whole files, through the product's own path.
 
-Clips of DATA/eval/video, scaled to 848x480 by area, at most 64 frames. Beside the model: principal
-components of the same number of channels, untrained, coded by the same coder with tables of their own at
-several steps and compared at equal bits; and x264 medium at equal PSNR.
+Clips of DATA/eval/video, scaled to 848x480 by area, at most 64 frames; beside the model x264 and x265 at
+their preset medium.
 """
 
 from __future__ import annotations
@@ -17,29 +16,22 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
 from figures import markdown, replace_figures
+from scipy.interpolate import PchipInterpolator
 
 from cvvae_cli import codec
-from cvvae_cli.bitstream.chunk import ChunkCoder
-from cvvae_cli.bitstream.coders import ContextCoder
-from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.metrics.psnr import mean_squared_error, psnr, psnr_of
 from cvvae_cli.metrics.ssim import ssim
-from cvvae_cli.models.compact import COARSE, TIME, Compact, CompactConfig
-from cvvae_cli.models.layers import fold
 from cvvae_cli.models.registry import find_model
 from cvvae_cli.options import DecodeOptions, EncodeOptions
-from cvvae_cli.train.config import DataSection
-from cvvae_cli.train.data import ClipSampler, find_sources, principal_components
-from cvvae_cli.train.tables import fit_tables
 from cvvae_cli.types import FrameBatch, VideoInfo
 from cvvae_cli.video.reader import open_source
 from cvvae_cli.video.writer import OutputOptions, VideoWriter
 
 WIDTH, HEIGHT, FRAMES = 848, 480, 64
-STEPS = (0.6, 0.9, 1.3, 1.9, 2.7, 3.8)
-CRFS = (20, 24, 28, 32, 36, 40)
+LEVELS = (1, 3, 5, 7, 10)
+PEERS = ("x264", "x265")
+Curve = list[tuple[float, float]]  # (bits per pixel, PSNR)
 
 
 @dataclass(frozen=True)
@@ -72,20 +64,16 @@ def write_lossless(clip: Clip, path: Path) -> None:
         video.write(FrameBatch(clip.rgb, np.arange(len(clip.rgb), dtype=np.int64)))
 
 
-def product(clip: Clip, folder: Path, model: str) -> dict[str, float]:
+def product(clip: Clip, folder: Path, model: str, **options: Any) -> dict[str, float]:
     """Encode a file and decode it again, exactly as a user would."""
     source, cvl, back = folder / "source.mkv", folder / "clip.cvl", folder / "back.mkv"
     write_lossless(clip, source)
-    report = codec.encode_file(source, cvl, EncodeOptions(model=model, force=True))
+    report = codec.encode_file(source, cvl, EncodeOptions(model=model, force=True, **options))
     lossless = DecodeOptions(output=OutputOptions(codec="ffv1"), force=True)
-    decoded = codec.decode_file(cvl, back, lossless)
+    codec.decode_file(cvl, back, lossless)
     with open_source(back) as video:
         rgb = np.concatenate([b.rgb for b in video])
-    return measure(clip.rgb, rgb) | {
-        "bits_per_pixel": report.bits_per_pixel,
-        "encode_fps": report.encode_fps,
-        "decode_fps": decoded.decode_fps,
-    }
+    return measure(clip.rgb, rgb) | {"bits_per_pixel": report.bits_per_pixel}
 
 
 def measure(source: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
@@ -96,56 +84,17 @@ def measure(source: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
     }
 
 
-class PrincipalComponents:
-    """The untrained transform codec of a number of channels at several steps."""
-
-    def __init__(self, data: Path, channels: int) -> None:
-        section = DataSection(exclude=("*astronaut*",), cache_gib=5)
-        sampler = ClipSampler(find_sources((str(data / "train"),), section.exclude), section, seed=1)
-        mean, basis = principal_components(sampler, lambda x: fold(x, TIME, COARSE), batches=40)
-        training = [sampler.batch(1000 + i, 1, 33, 256) for i in range(40)]
-        config = CompactConfig(latent_channels=channels, fine_channels=8, coarse_channels=8)
-        self.variants = []
-        for step in STEPS:
-            network = Compact(config).eval().requires_grad_(False)
-            network.start_from_principal_components(mean, basis[:, :channels], step)
-            quantizer = Quantizer(np.ones(channels, np.float32))
-            symbols = [quantizer.quantize(self.encode(network, video)) for video in training]
-            self.variants.append((network, quantizer, ContextCoder(fit_tables(symbols))))
-
-    @staticmethod
-    def encode(network: Compact, video: torch.Tensor) -> np.ndarray:
-        first = video[:, :, :1].expand(-1, -1, TIME - 1, -1, -1)
-        groups = torch.cat([first, video], 2)
-        missing = -groups.shape[2] % TIME
-        groups = torch.cat([groups, groups[:, :, -1:].expand(-1, -1, missing, -1, -1)], 2)
-        return network.linear_encode(fold(groups, TIME, COARSE))[0].numpy()
-
-    @torch.inference_mode()
-    def curve(self, clip: Clip) -> list[tuple[float, float]]:
-        """(bits per pixel, PSNR) at every step; only the coded symbols are counted."""
-        video = torch.from_numpy(clip.rgb).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        points = []
-        for network, quantizer, context_coder in self.variants:
-            symbols = quantizer.quantize(self.encode(network, video))
-            coder = ChunkCoder(context_coder, find_model("compact").period)
-            bits = sum(8 * len(coder.encode(i, symbols[i : i + 4])) for i in range(0, len(symbols), 4))
-            latents = torch.from_numpy(quantizer.dequantize(symbols))[None]
-            decoded = [network.decode(part)[0] for part in latents.split(len(symbols), 2)]
-            rgb = ((torch.cat(decoded, 1) + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 3, 0)
-            rgb = rgb[: len(clip.rgb)].to(torch.uint8).numpy()
-            points.append((bits / clip.rgb[..., 0].size, measure(clip.rgb, rgb)["psnr_db"]))
-        return sorted(points)
-
-
-def x264_curve(clip: Clip, folder: Path) -> list[tuple[float, float]]:
-    """(bits per pixel of whole files, PSNR) of x264 medium."""
+def codec_curve(clip: Clip, folder: Path, codec: str, crfs: tuple[int, ...]) -> Curve:
+    """Points of a codec at its preset medium: whole MP4 files, video only."""
     points = []
-    for crf in CRFS:
-        path = folder / "x264.mp4"
+    for crf in crfs:
+        path = folder / "peer.mp4"
         with av.open(str(path), "w") as container:
-            options = {"crf": str(crf), "preset": "medium"}
-            stream = container.add_stream("libx264", rate=clip.info.frame_rate, options=options)
+            options = {"crf": str(crf), "preset": "medium", "x265-params": "log-level=none"}
+            options = (
+                options if codec == "libx265" else {k: v for k, v in options.items() if k != "x265-params"}
+            )
+            stream = container.add_stream(codec, rate=clip.info.frame_rate, options=options)
             stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
             for picture in clip.rgb:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -156,72 +105,82 @@ def x264_curve(clip: Clip, folder: Path) -> list[tuple[float, float]]:
     return sorted(points)
 
 
-def psnr_at(points: list[tuple[float, float]], bits_per_pixel: float) -> float:
-    """PSNR at a rate, between the points linear in log rate; at the ends, that of the end."""
-    rates, values = zip(*points, strict=True)
-    return float(np.interp(np.log(bits_per_pixel), np.log(rates), values))
+def bd_rate(reference: Curve, test: Curve) -> float:
+    """Bjontegaard's mean difference of rate at equal PSNR, as a share: 0.5 is half more bits.
+
+    Log rate over PSNR, piecewise cubic (PCHIP), over the PSNRs that both curves have; NaN if there are none.
+    """
+    curves = []
+    for points in (reference, test):
+        rates, values = map(np.array, zip(*sorted(points, key=lambda p: p[1]), strict=True))
+        curves.append((PchipInterpolator(values, np.log(rates)), values.min(), values.max()))
+    low, high = max(c[1] for c in curves), min(c[2] for c in curves)
+    if high <= low:
+        return float("nan")
+    areas = [float(curve.integrate(low, high)) for curve, _, _ in curves]
+    return float(np.exp((areas[1] - areas[0]) / (high - low)) - 1)
 
 
-def rate_at(points: list[tuple[float, float]], psnr_db: float) -> float:
-    rates, values = zip(*points, strict=True)
-    return float(np.exp(np.interp(psnr_db, values, np.log(rates))))
+def evaluate(clip: Clip, folder: Path, model: str) -> dict[str, Any]:
+    """All figures of a clip."""
+    row: dict[str, Any] = {"clip": clip.name, "frames": len(clip.rgb)}
+    row["levels"] = {q: product(clip, folder, model, quality=q) for q in LEVELS}
+    row["exact_psnr_db"] = product(clip, folder, model, exact="fp32")["psnr_db"]
+    ours = [(r["bits_per_pixel"], r["psnr_db"]) for r in row["levels"].values()]
+    row["x264"] = codec_curve(clip, folder, "libx264", (18, 22, 26, 30, 34, 38, 42, 46))
+    row["x265"] = codec_curve(clip, folder, "libx265", (18, 22, 26, 30, 34, 38, 42, 46))
+    for peer in PEERS:
+        row[f"bd_rate_{peer}"] = bd_rate(row[peer], ours)
+    return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="compact")
-    parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
-    peers = not arguments.no_peers
-    channels = find_model(arguments.model).geometry.channels
-    components = PrincipalComponents(arguments.data, channels) if peers else None
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         for clip in read_clips(arguments.data / "eval" / "video"):
-            row: dict[str, Any] = {"clip": clip.name, "frames": len(clip.rgb)}
-            row |= product(clip, folder, arguments.model)
-            if components:
-                row["pca_psnr_db"] = psnr_at(components.curve(clip), row["bits_per_pixel"])
-                row["x264_bits_per_pixel"] = rate_at(x264_curve(clip, folder), row["psnr_db"])
-            print(json.dumps(row), flush=True)
-            rows.append(row)
+            rows.append(evaluate(clip, Path(name), arguments.model))
+            print(json.dumps(rows[-1]), flush=True)
     spec = find_model(arguments.model)
-    text = show(rows, spec.name)
+    text = show(rows)
     print(text)
-    if peers:
-        replace_figures("weights/README.md", spec.name, text)
+    replace_figures("weights/README.md", spec.name, text)
 
 
-COLUMNS = {
-    "frames": ("frames", "d"),
-    "psnr_db": ("PSNR, dB", ".2f"),
-    "ssim": ("SSIM", ".4f"),
-    "bits_per_pixel": ("bits per pixel", ".4f"),
-    "pca_psnr_db": ("principal components at equal bits, dB", ".2f"),
-    "x264_bits_per_pixel": ("x264 medium at equal PSNR, bits per pixel", ".4f"),
-}
-
-
-def show(rows: list[dict[str, Any]], model: str) -> str:
-    """The table of the model card."""
-    columns = {key: shown for key, shown in COLUMNS.items() if key in rows[0]}
-    mean: dict[str, Any] = {"clip": "**mean**", "frames": sum(row["frames"] for row in rows)}
-    mean |= {key: float(np.mean([row[key] for row in rows])) for key in columns if key != "frames"}
+def show(rows: list[dict[str, Any]]) -> str:
+    """The tables of the model card."""
+    by_level = []
+    for q in LEVELS:
+        points = [row["levels"][q] for row in rows]
+        peers = [[interpolated(row[peer], row["levels"][q]["psnr_db"]) for row in rows] for peer in PEERS]
+        means = [float(np.mean([p[key] for p in points])) for key in ("psnr_db", "ssim", "bits_per_pixel")]
+        by_level.append(
+            [f"quality {q}", f"{means[0]:.2f}", f"{means[1]:.4f}", f"{means[2]:.4f}"]
+            + [f"{np.mean(p):.4f}" for p in peers]
+        )
+    head = ["mean of the clips", "PSNR, dB", "SSIM", "bits per pixel"]
+    first = markdown([*head, *(f"{peer} medium at equal PSNR" for peer in PEERS)], by_level)
     body = [
-        [str(row["clip"]), *(format(row[key], code) for key, (_, code) in columns.items())]
-        for row in (*rows, mean)
+        [row["clip"], str(row["frames"])]
+        + [f"{row['levels'][q]['psnr_db']:.2f} / {row['levels'][q]['bits_per_pixel']:.4f}" for q in LEVELS]
+        + [f"{row[f'bd_rate_{peer}']:+.0%}" for peer in PEERS]
+        for row in rows
     ]
-    table = markdown([model, *(name for name, _ in columns.values())], body)
-    if "pca_psnr_db" not in columns:
-        return table
-    gain = mean["psnr_db"] - mean["pca_psnr_db"]
-    ratio = float(np.exp(np.mean([np.log(r["bits_per_pixel"] / r["x264_bits_per_pixel"]) for r in rows])))
-    return (
-        f"{table}\n\nOn average {gain:+.2f} dB against untrained principal components at equal bits, and "
-        f"{ratio:.1f} times the bits of x264 medium at equal PSNR (geometric mean)."
-    )
+    rates = [f"{np.mean([row[f'bd_rate_{peer}'] for row in rows]):+.0%}" for peer in PEERS]
+    body.append(["**mean**", str(sum(row["frames"] for row in rows)), *[""] * len(LEVELS), *rates])
+    columns = ["PSNR / bits per pixel", "frames", *(f"quality {q}" for q in LEVELS)]
+    second = markdown([*columns, *(f"BD-rate to {peer} medium" for peer in PEERS)], body)
+    loss = np.mean([row["exact_psnr_db"] - row["levels"][LEVELS[-1]]["psnr_db"] for row in rows])
+    return f"{first}\n\n{second}\n\nRounding costs {loss:.2f} dB at the highest quality."
+
+
+def interpolated(points: Curve, psnr_db: float) -> float:
+    """Rate of a peer at a PSNR, linear in log rate; at the ends, that of the end."""
+    rates, values = zip(*sorted(points, key=lambda p: p[1]), strict=True)
+    return float(np.exp(np.interp(psnr_db, values, np.log(rates))))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,191 @@
+"""The quality level that reaches a target, found by coding samples of the clip first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cvvae_cli.bitstream.chunk import ChunkCoder
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS
+from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.engine.stream import Engine
+from cvvae_cli.errors import ConfigError
+from cvvae_cli.metrics.psnr import psnr
+from cvvae_cli.models.registry import Weights
+from cvvae_cli.options import Target
+from cvvae_cli.types import FrameBatch, LatentChunk
+from cvvae_cli.video.reader import FolderReader, VideoReader
+from cvvae_cli.video.sidestreams import SideSource, SideWriter
+
+SAMPLES = 3
+FILE_BYTES, CHUNK_BYTES = 550, 40  # what a file and each chunk take beside the symbols, about
+SAMPLE_CHUNKS = 3  # of latent frames each: the first costs more than those that follow it
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A few chunks of the clip: their frames, and their latents as the network gives them."""
+
+    rgb: np.ndarray
+    chunks: tuple[LatentChunk, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A level, and what the samples give at it."""
+
+    level: int
+    bits_per_pixel: float
+    psnr_db: float
+
+
+def find_level(
+    target: Target, video: VideoReader | FolderReader, side: SideSource, engine: Engine, weights: Weights
+) -> Choice:
+    """The highest level that keeps within a rate or size, or the lowest that reaches a PSNR.
+
+    `video` is read to its end. Raises ConfigError for a target that no level reaches.
+    """
+    if engine.spec.levels is None:
+        raise ConfigError(f"{engine.spec.name} has one quality level only", hint="leave the target out")
+    counter = SideCounter(video, side)
+    samples, frames = take_samples(video, engine)
+    trial = Trial(samples, frames, engine, weights)
+    first, last = engine.spec.levels
+    levels = range(first, last + 1)
+    if target.psnr_db is not None:
+        wanted = target.psnr_db
+        level = first_true(levels, lambda n: trial.psnr_db(n) >= wanted)
+        if level is None:
+            best = trial.psnr_db(last)
+            raise ConfigError(
+                f"no quality reaches {wanted:g} dB: the best gives {best:.2f} dB", hint="ask for less"
+            )
+        return trial.choice(level)
+    whole = frames * trial.pixels / 8  # bytes at one bit per pixel
+    if target.size_bytes is not None:
+        room = target.size_bytes - counter.total()
+    else:
+        room = round((target.bits_per_pixel or 0.0) * whole)
+    chunks = -(-engine.spec.geometry.num_latents(frames) // engine.spec.chunk_latents)
+    most = max(0.0, (room - FILE_BYTES - chunks * CHUNK_BYTES) / whole)
+    above = first_true(levels, lambda n: trial.bits_per_pixel(n) > most)
+    if above == first:
+        least = trial.bits_per_pixel(first)
+        raise ConfigError(
+            f"no quality is that small: the least needs {least:.4f} bits per pixel, {most:.4f} are left",
+            hint="scale the video down, or ask for more",
+        )
+    return trial.choice(last if above is None else above - 1)
+
+
+class SideCounter:
+    """Counts the bytes that the side streams of a source will take."""
+
+    def __init__(self, video: VideoReader | FolderReader, side: SideSource) -> None:
+        self._writer = SideWriter(side) if side and isinstance(video, VideoReader) else None
+        self._total = 0
+        if self._writer and isinstance(video, VideoReader):
+            video.listen(self._add)
+
+    def _add(self, packet: Any) -> None:
+        assert self._writer is not None
+        self._writer.add(packet)
+        self._total += sum(len(data) for _, data in self._writer.take())
+
+    def total(self) -> int:
+        """After the whole source was read."""
+        if self._writer:
+            self._total += sum(len(data) for _, data in self._writer.finish())
+        return self._total
+
+
+def first_true(levels: range, condition: Callable[[int], bool]) -> int | None:
+    """The first level for which a condition holds that holds for all above it."""
+    low, high = levels.start, levels.stop
+    while low < high:
+        middle = (low + high) // 2
+        if condition(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low if low < levels.stop else None
+
+
+def take_samples(video: VideoReader | FolderReader, engine: Engine) -> tuple[list[Sample], int]:
+    """Samples spread over the clip, and the number of its frames. One pass; memory is that of the samples."""
+    geometry, chunk = engine.spec.geometry, engine.spec.chunk_latents
+    length = len(geometry.frames_of(range(SAMPLE_CHUNKS * chunk)))
+    expected = video.info.num_frames or length
+    room = max(0, expected - length)
+    starts = sorted({round(room * (n + 0.5) / SAMPLES) for n in range(SAMPLES)}) if room else [0]
+    clips: list[list[FrameBatch]] = [[] for _ in starts]
+    frames = 0
+    for batch in video:
+        for start, clip in zip(starts, clips, strict=True):
+            keep = slice(max(0, start - frames), max(0, start + length - frames))
+            if len(batch.rgb[keep]):
+                clip.append(FrameBatch(batch.rgb[keep].copy(), batch.pts[keep]))
+        frames += len(batch)
+    samples = [
+        Sample(np.concatenate([b.rgb for b in clip]), tuple(engine.encode_stream(iter(clip))))
+        for clip in clips
+        if clip
+    ]
+    return samples, frames
+
+
+class Trial:
+    """Codes the samples at any level."""
+
+    def __init__(self, samples: list[Sample], frames: int, engine: Engine, weights: Weights) -> None:
+        """Of a clip of `frames` frames."""
+        self.samples = samples
+        self.frames = frames
+        self.engine = engine
+        self.weights = weights
+        self.pixels = samples[0].rgb.shape[1] * samples[0].rgb.shape[2]
+
+    def choice(self, level: int) -> Choice:
+        return Choice(level, self.bits_per_pixel(level), self.psnr_db(level))
+
+    def bits_per_pixel(self, level: int) -> float:
+        """Of the clip, if it is like the samples; each counts its first latent frame as a fresh start."""
+        spec = self.engine.spec
+        quantizer = Quantizer(*self.weights.gain_and_step(level))
+        kind = ENTROPY_CODERS[spec.coder].of_model(self.weights.arrays, level)
+        first = later = 0.0
+        count = 0
+        for sample in self.samples:
+            coder = ChunkCoder(kind, period=2**20)  # fresh at the sample's first latent frame alone
+            symbols = np.concatenate([quantizer.quantize(chunk.latents) for chunk in sample.chunks])
+            first += coder.measure(0, symbols[:1]).sum()
+            if len(symbols) > 1:
+                later += coder.measure(1, symbols[1:]).sum()
+            count += len(symbols) - 1
+        start = first / len(self.samples)
+        following = later / count if count else start
+        latents = spec.geometry.num_latents(self.frames)
+        starts = -(-latents // spec.period)
+        return float((starts * start + (latents - starts) * following) / (self.frames * self.pixels))
+
+    def psnr_db(self, level: int) -> float:
+        """Mean over the samples' frames, decoded."""
+        quantizer = Quantizer(*self.weights.gain_and_step(level))
+        values = []
+        for sample in self.samples:
+            chunks = [
+                LatentChunk(quantizer.dequantize(quantizer.quantize(c.latents)), c.frames, c.pts)
+                for c in sample.chunks
+            ]
+            height, width = sample.rgb.shape[1:3]
+            decoded = self.engine.decode_stream(chunks, width, height)
+            values.append(psnr(in_eight_bits(sample.rgb), np.concatenate([b.rgb for b in decoded])))
+        return float(np.concatenate(values).mean())
+
+
+def in_eight_bits(rgb: np.ndarray) -> np.ndarray:
+    return rgb if rgb.dtype == np.uint8 else (rgb >> 8).astype(np.uint8)

@@ -1,0 +1,98 @@
+"""Quality levels, and the level that reaches a target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny import moving_picture
+from video.sources import Kind, write_source
+
+from cvvae_cli.codec import decode_file, encode_file
+from cvvae_cli.container.reader import open_cvl
+from cvvae_cli.errors import ConfigError
+from cvvae_cli.metrics.psnr import psnr
+from cvvae_cli.options import DecodeOptions, EncodeOptions, Target
+from cvvae_cli.targets import first_true
+from cvvae_cli.video.reader import open_source
+from cvvae_cli.video.writer import OutputOptions
+
+OPTIONS = EncodeOptions(model="compact-2", device="cpu", dtype="fp32", force=True)
+
+
+@pytest.fixture
+def clip(tiny, lossless):
+    """Of waves: the tiny models are too random to show quality, the shipped one does."""
+    return lossless(moving_picture(60, 64, 48, seed=11))
+
+
+def encode(clip, tmp_path, **options):
+    report = encode_file(clip, tmp_path / "out.cvl", replace(OPTIONS, **options))
+    output = OutputOptions(codec="ffv1")
+    decode_file(tmp_path / "out.cvl", tmp_path / "out.mkv", DecodeOptions(output=output, force=True))
+    with open_source(clip) as a, open_source(tmp_path / "out.mkv") as b:
+        quality = psnr(np.concatenate([x.rgb for x in a]), np.concatenate([x.rgb for x in b])).mean()
+    return report, quality
+
+
+def test_more_quality_is_more_bits_and_a_better_picture(clip, tmp_path):
+    results = [encode(clip, tmp_path, quality=q) for q in (1, 4, 7, 10)]
+    rates = [report.bits_per_pixel for report, _ in results]
+    assert rates == sorted(rates)
+    assert len(set(rates)) == 4
+    qualities = [quality for _, quality in results]
+    assert qualities == sorted(qualities)
+
+
+def test_the_level_is_kept_in_the_file_and_reported(clip, tmp_path):
+    report, _ = encode(clip, tmp_path, quality=6.3)
+    assert report.quality == 6.3
+    with open_cvl(tmp_path / "out.cvl") as cvl:
+        assert cvl.header.level == 63
+    assert encode(clip, tmp_path)[0].quality == 5.0  # the model's own choice
+
+
+@pytest.mark.parametrize(("model", "quality"), [("compact-2", 0.5), ("compact-2", 10.1), ("compact-1", 5)])
+def test_a_quality_that_is_not_there_is_refused(clip, tmp_path, model, quality):
+    with pytest.raises(ConfigError):
+        encode_file(clip, tmp_path / "out.cvl", replace(OPTIONS, model=model, quality=quality))
+    assert not (tmp_path / "out.cvl").exists()
+
+
+def test_a_target_of_bits_is_kept_and_used_up(clip, tmp_path):
+    low, high = (encode(clip, tmp_path, quality=q)[0].bits_per_pixel for q in (2, 9))
+    for wanted in np.linspace(low, high, 3):
+        report, _ = encode(clip, tmp_path, target=Target(bits_per_pixel=float(wanted)))
+        assert 0.7 * wanted < report.bits_per_pixel < 1.15 * wanted
+
+
+def test_a_target_of_psnr_is_reached(clip, tmp_path):
+    low, high = (encode(clip, tmp_path, quality=q)[1] for q in (2, 9))
+    wanted = (low + high) / 2
+    _, quality = encode(clip, tmp_path, target=Target(psnr_db=float(wanted)))
+    assert abs(quality - wanted) < 0.5
+
+
+def test_a_target_of_size_counts_the_sound(tiny, tmp_path):
+    source = write_source(tmp_path / "sound.mp4", Kind("mp4", "libx264", False, 2, 0, 8))
+    free = encode_file(source, tmp_path / "out.cvl", replace(OPTIONS, quality=5)).output_bytes
+    report = encode_file(source, tmp_path / "out.cvl", replace(OPTIONS, target=Target(size_bytes=free + 300)))
+    assert report.output_bytes <= 1.02 * (free + 300)
+    assert report.quality > 5
+    with pytest.raises(ConfigError, match="no quality is that small"):
+        encode_file(source, tmp_path / "out.cvl", replace(OPTIONS, target=Target(size_bytes=1000)))
+
+
+def test_a_target_out_of_reach_is_refused(clip, tmp_path):
+    for target in (Target(psnr_db=99.0), Target(bits_per_pixel=1e-6)):
+        with pytest.raises(ConfigError, match="no quality"):
+            encode_file(clip, tmp_path / "out.cvl", replace(OPTIONS, target=target))
+    with pytest.raises(ConfigError, match="chooses the quality"):
+        encode_file(clip, tmp_path / "out.cvl", replace(OPTIONS, target=Target(psnr_db=30.0), quality=3))
+
+
+def test_the_search_finds_the_border():
+    for border in (10, 11, 55, 100):
+        assert first_true(range(10, 101), lambda n, border=border: n >= border) == border
+    assert first_true(range(10, 101), lambda n: False) is None
