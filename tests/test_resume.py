@@ -13,7 +13,7 @@ from video.sources import Kind, write_source
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.container.writer import CvlWriter
-from cvvae_cli.errors import ConfigError, OutputExistsError
+from cvvae_cli.errors import ConfigError, OutputExistsError, SourceNotFoundError
 from cvvae_cli.options import EncodeOptions
 
 OPTIONS = EncodeOptions(model="tiny-1", device="cpu", dtype="fp32")
@@ -132,6 +132,9 @@ def test_an_interruption_keeps_the_part_and_says_how_to_go_on(
     assert not (tmp_path / "out.cvl").exists()
     with open_cvl(tmp_path / "out.cvl.part", allow_partial=True) as cvl:
         assert cvl.num_latents == 8
+    with pytest.raises(SourceNotFoundError) as missing:
+        open_cvl(tmp_path / "out.cvl")
+    assert "--resume" in missing.value.hint
     with pytest.raises(OutputExistsError) as caught:
         encode_file(source, tmp_path / "out.cvl", OPTIONS)
     assert "--resume" in caught.value.hint

@@ -24,7 +24,7 @@ from cvvae_cli.bitstream.residuals import (
     check_frequencies,
     predict,
 )
-from cvvae_cli.errors import WeightsError
+from cvvae_cli.errors import CorruptFileError, WeightsError
 
 LARGEST = 255  # activation
 LEVEL_STEPS = 30  # level numbers from one anchor to the next
@@ -144,8 +144,8 @@ class PriorCoder(ResidualCoder):
     @classmethod
     def of_model(cls, tensors: Mapping[str, np.ndarray], level: int | None) -> PriorCoder:
         """With the integers that lie with a model's weights."""
-        if level is None:
-            raise WeightsError("a file with the coder prior-1 lacks its quality level")
+        if level is None or not FIRST_LEVEL <= level <= LAST_LEVEL:
+            raise CorruptFileError(f"the coder prior-1 has no quality level {level}")
         return cls(PriorTables.from_tensors(tensors), level)
 
     def predictions(self, shape: tuple[int, int, int], past: Past) -> Predictions:

@@ -238,7 +238,9 @@ class CvlReader:
 def open_cvl(source: Path, *, allow_partial: bool = False) -> CvlReader:
     """Open a .cvl file; use the reader as a context."""
     if not source.exists():
-        raise SourceNotFoundError(f"{source} does not exist")
+        part = source.with_name(source.name + ".part")
+        hint = f"an encode was interrupted: {part} holds what it wrote; `cvvae encode --resume` goes on"
+        raise SourceNotFoundError(f"{source} does not exist", hint=hint if part.exists() else None)
     if source.is_dir():
         raise UnreadableSourceError(f"{source} is a folder, not a .cvl file")
     try:

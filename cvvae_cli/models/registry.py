@@ -85,7 +85,7 @@ MODELS: dict[str, ModelSpec] = {
         encode_halo=10,
         decode_halo=12,
         levels=(10, 100),
-        default_level=50,
+        default_level=30,
     ),
 }
 ALIASES = {"compact": "compact-2"}

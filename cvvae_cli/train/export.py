@@ -27,7 +27,8 @@ FIRST_STEP = 10_000_000  # samples that no training step has seen, from the same
 def export(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_CLIPS) -> None:
     """Write `path`; the coder's integers are made with the rounded weights that are written."""
     network = to_stored_precision(coder.autoencoder)
-    prior, log_gain = copy.deepcopy(coder.prior).cpu().requires_grad_(True), coder.log_gain.detach().cpu()
+    coder = with_levels_up_to(config.objective.highest_quality, coder)
+    prior, log_gain = coder.prior.requires_grad_(True), coder.log_gain.detach()
     sampler = ClipSampler(find_sources(config.data.folders, config.data.exclude), config.data, config.seed)
     sharpen(prior, network, log_gain, sampler, config.sharpen)
     samples = list(training_symbols(network, log_gain, sampler, clips))
@@ -41,8 +42,8 @@ def export(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_
         for name, tensor in network.state_dict().items()
     }
     arrays |= tables.to_tensors()
-    arrays["quantizer.log_gain"] = coder.log_gain.detach().cpu().numpy()
-    arrays["quantizer.log_step"] = coder.log_step.detach().cpu().numpy()
+    arrays["quantizer.log_gain"] = coder.log_gain.detach().numpy()
+    arrays["quantizer.log_step"] = coder.log_step.detach().numpy()
     metadata = {
         "model": config.name,
         "config": json.dumps(network.config.to_dict(), sort_keys=True),
@@ -51,6 +52,16 @@ def export(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_
     part = path.with_name(path.name + ".part")
     part.write_bytes(save(arrays, metadata))  # not save_file: it ignores the umask
     part.replace(path)
+
+
+@torch.no_grad()
+def with_levels_up_to(highest: float, coder: Coder) -> Coder:
+    """A copy on the CPU whose levels from 0 to 1 are the trained ones from 0 to `highest`."""
+    coder = copy.deepcopy(coder).cpu()
+    prior = coder.prior
+    for anchors in (coder.log_gain, coder.log_step, prior.level, prior.scale_level):
+        anchors.copy_(interpolate(anchors, torch.linspace(0, highest, len(anchors))))
+    return coder
 
 
 def level_number(level: Tensor) -> int:

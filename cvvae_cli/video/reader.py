@@ -230,9 +230,8 @@ class VideoReader:
                 )
             rgb.append(picture)
             pts.append(last)
-            if (
-                number + 1
-            ) % BATCH_FRAMES == 0:  # the same places wherever it starts: a resumed job relies on it
+            is_full = (number + 1) % BATCH_FRAMES == 0  # wherever it starts: a resumed job relies on it
+            if is_full:
                 yield FrameBatch(np.stack(rgb), np.array(pts, np.int64))
                 rgb, pts = [], []
         if rgb:
@@ -316,6 +315,8 @@ class FolderReader:
             for file, picture in zip(files, pictures, strict=True):
                 if picture.shape[:2] != (self.info.height, self.info.width):
                     raise UnreadableSourceError(f"{file} has another size than the frames before it")
+                if 8 * picture.itemsize != self.info.depth:
+                    raise UnreadableSourceError(f"{file} has another depth than the frames before it")
             yield FrameBatch(np.stack(pictures), np.arange(start, start + len(files), dtype=np.int64))
 
     def __enter__(self) -> FolderReader:

@@ -29,7 +29,7 @@ from cvvae_cli.video.reader import open_source
 from cvvae_cli.video.writer import OutputOptions, VideoWriter
 
 WIDTH, HEIGHT, FRAMES = 848, 480, 64
-LEVELS = (1, 3, 5, 7, 10)
+LEVELS = (1, 3, 5, 7.5, 10)
 PEERS = ("x264", "x265")
 Curve = list[tuple[float, float]]  # (bits per pixel, PSNR)
 

@@ -24,8 +24,8 @@ from cvvae_cli.train.config import (
     load_config,
 )
 from cvvae_cli.train.data import ClipSampler, MemoryCache, find_sources
-from cvvae_cli.train.export import export
-from cvvae_cli.train.loop import learning_rate_factor, stage_at, train
+from cvvae_cli.train.export import export, with_levels_up_to
+from cvvae_cli.train.loop import Coder, learning_rate_factor, stage_at, train
 from cvvae_cli.train.losses import lambda_of, rate_distortion, round_through
 from cvvae_cli.train.prior import LatentPrior, Rounder, fit_frequencies, logistic_bits
 
@@ -223,6 +223,14 @@ def test_lambda_grows_geometrically_with_the_level():
     objective = ObjectiveSection(lowest_lambda=0.001, highest_lambda=0.016)
     levels = torch.tensor([0, 0.25, 0.5, 1.0])
     assert lambda_of(levels, objective).tolist() == pytest.approx([0.001, 0.002, 0.004, 0.016])
+
+
+def test_the_highest_quality_may_lie_below_the_highest_level_trained(config):
+    coder = Coder(config)
+    torch.nn.init.normal_(coder.log_gain)
+    half = with_levels_up_to(0.5, coder)
+    assert torch.allclose(half.gain(torch.tensor([1.0])), coder.gain(torch.tensor([0.5])))
+    assert torch.equal(half.gain(torch.tensor([0.0])), coder.gain(torch.tensor([0.0])))
 
 
 def test_a_run_may_start_from_another_model(config, tmp_path):
