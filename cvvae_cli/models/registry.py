@@ -76,7 +76,7 @@ MODELS: dict[str, ModelSpec] = {
         geometry=LatentGeometry(channels=32, frames=4, pixels=8),
         build=build_compact,
         weights_file="compact-2.safetensors",
-        weights_sha256="932f1b82ac6e6f6da32f236438438b05762e8ee340962b18b2d1b1b83378dc72",
+        weights_sha256="8ff6903eb3ce2c4663c00bf39fc8acc495c30928be3fdaa3d9c7190e309d7ec3",
         chunk_latents=4,
         coder="prior-1",
         period=12,
@@ -86,6 +86,7 @@ MODELS: dict[str, ModelSpec] = {
         decode_halo=12,
         levels=(10, 100),
         default_level=30,
+        scaling_factor=0.32,  # one over the deviation of its latents on training clips
     ),
 }
 ALIASES = {"compact": "compact-2"}
