@@ -21,6 +21,7 @@ from cvvae_cli.video.reader import FolderReader, VideoReader
 from cvvae_cli.video.sidestreams import SideSource, SideWriter
 
 SAMPLES = 3
+SIZE_MARGIN = 0.97  # samples differ from the whole by some percent
 FILE_BYTES, CHUNK_BYTES = 550, 40  # what a file and each chunk take beside the symbols, about
 SAMPLE_CHUNKS = 3  # of latent frames each: the first costs more than those that follow it
 
@@ -67,7 +68,7 @@ def find_level(
         return trial.choice(level)
     whole = frames * trial.pixels / 8  # bytes at one bit per pixel
     if target.size_bytes is not None:
-        room = target.size_bytes - counter.total()
+        room = round(target.size_bytes * SIZE_MARGIN) - counter.total()
     else:
         room = round((target.bits_per_pixel or 0.0) * whole)
     chunks = -(-engine.spec.geometry.num_latents(frames) // engine.spec.chunk_latents)

@@ -20,7 +20,7 @@ from cvvae_cli.errors import ConfigError, CorruptFileError, UnknownModelError, U
 from cvvae_cli.interchange.exports import export_file
 from cvvae_cli.interchange.imports import import_file
 from cvvae_cli.latents import read_latents
-from cvvae_cli.models.registry import Weights
+from cvvae_cli.models.registry import MODELS, Weights
 from cvvae_cli.options import DecodeOptions, EncodeOptions
 from cvvae_cli.video.reader import open_source
 
@@ -128,6 +128,18 @@ def test_export_and_import_give_the_same_file_back(tiny, encoded, tmp_path, suff
     assert import_file(output, tmp_path / "again.cvl") == 30
     assert (tmp_path / "again.cvl").read_bytes() == path.read_bytes()
     decode_file(tmp_path / "again.cvl", tmp_path / "out.mkv", DecodeOptions(dtype="fp32"))
+
+
+def test_latents_of_a_lossy_file_are_exported_and_kept_exactly(tiny, clip, tmp_path):
+    encode_file(clip, tmp_path / "lossy.cvl", EncodeOptions(model="tiny-2", quality=8, dtype="fp32"))
+    assert export_file(tmp_path / "lossy.cvl", tmp_path / "x.safetensors").dtype == "fp32"
+    import_file(tmp_path / "x.safetensors", tmp_path / "exact.cvl")
+    with open_cvl(tmp_path / "exact.cvl") as cvl:
+        assert (cvl.header.coder, cvl.header.level) == ("exact-fp32", None)
+    latents, pts = latents_of(tmp_path / "lossy.cvl", MODELS["tiny-2"])
+    same, times = latents_of(tmp_path / "exact.cvl", MODELS["tiny-2"])
+    assert np.array_equal(same, latents)
+    assert np.array_equal(times, pts)
 
 
 def test_the_cache_of_musubi_is_written_and_read(tiny, encoded, tmp_path):

@@ -82,9 +82,8 @@ def describe(
     """The header of the .cvl file, and how many frames it stands for."""
     channels, latents, rows, columns = clip.words.shape
     if clip.header is not None and clip.pts is not None:
-        header = replace(
-            clip.header, coder=f"exact-{clip.dtype}", period=clip.header.chunk, side=(), chapters=0
-        )
+        header = replace(clip.header, side=(), chapters=0)  # side streams stay behind
+        header = replace(header, coder=f"exact-{clip.dtype}", period=header.chunk, level=None)
         num_frames = len(clip.pts)
     else:
         header, num_frames = guessed(clip, model, frame_rate or DEFAULT_RATE, size, frames)
