@@ -42,7 +42,7 @@ kill: $(READY) ## Kill -9 an encode at 20 random moments, resume it, compare the
 benchmark: $(READY) ## Measure the network against the machine's own convolution rate.
 	$(BIN)/python tests/tools/benchmark.py
 
-benchmark-memory: $(READY) ## Measure peak memory of 300 and of 3000 frames (a quarter of an hour).
+benchmark-memory: $(READY) ## Measure peak memory of 300 and of 1500 frames (five minutes).
 	$(BIN)/python tests/tools/benchmark.py --memory
 
 evaluate: $(READY) ## Figures of the model card, from DATA/eval and DATA/train.

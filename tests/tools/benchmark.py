@@ -1,6 +1,6 @@
 """`make benchmark`: the network against this machine's own convolution rate, in the same run.
 
-`--memory` (make benchmark-memory): peak memory of encoding and decoding 300 and 3000 frames of 640x360.
+`--memory` (make benchmark-memory): peak memory of encoding and decoding 300 and 1500 frames of 640x360.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def memory() -> None:
     peaks: dict[str, list[int]] = {"encode": [], "decode": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for frames in (300, 3000):
+        for frames in (300, 1500):
             clip, cvl, back = (
                 folder / f"{frames}.mp4",
                 folder / f"{frames}.cvl",
@@ -135,7 +135,7 @@ def memory() -> None:
         [command, f"{short / 1e6:.0f} MB", f"{long / 1e6:.0f} MB", f"{long / short:.3f}"]
         for command, (short, long) in peaks.items()
     ]
-    text = markdown(["640x360", "300 frames", "3000 frames", "ratio"], rows)
+    text = markdown(["640x360", "300 frames", "1500 frames", "ratio"], rows)
     print(text)
     replace_figures("README.md", "memory", text)
 
