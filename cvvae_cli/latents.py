@@ -75,13 +75,15 @@ def decoded_chunks(
 
 def bits_by_channel(cvl: CvlReader, weights: Weights) -> np.ndarray | None:
     """float64 (C,): bits of each channel's symbols by the coder's own tables; None for exact latents."""
-    coder = latent_coder(cvl.header, weights)
-    if not isinstance(coder, QuantizedCoder):
+    reading, counting = latent_coder(cvl.header, weights), latent_coder(cvl.header, weights)
+    if not isinstance(reading, QuantizedCoder) or not isinstance(counting, QuantizedCoder):
         return None
-    bits = np.zeros(cvl.header.geometry.channels)
-    counting = latent_coder(cvl.header, weights)
-    assert isinstance(counting, QuantizedCoder)
-    for number, chunk in enumerate(decoded_chunks(cvl, coder, range(len(cvl.index)))):
-        symbols = counting.quantizer.quantize(chunk.latents)
-        bits += counting.chunks.measure(cvl.latents_of(number).start, symbols)
+    channels = cvl.header.geometry.channels
+    size = cvl.header.geometry.latent_size(*cvl.header.size)
+    bits = np.zeros(channels)
+    for number in range(len(cvl.index)):
+        chunk = cvl.read_chunk(number)
+        first, shape = chunk.latents.start, (len(chunk.latents), channels, *size)
+        # the symbols themselves: quantising their latents again would not give them, steps are not 1 / gain
+        bits += counting.chunks.measure(first, reading.chunks.decode(first, chunk.symbols, shape))
     return bits

@@ -12,6 +12,7 @@ from video.sources import Kind, write_source
 from cvvae_cli.codec import decode_file, encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.errors import ConfigError
+from cvvae_cli.latents import bits_by_channel, model_of
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.options import DecodeOptions, EncodeOptions, Target
 from cvvae_cli.targets import first_true
@@ -96,3 +97,11 @@ def test_the_search_finds_the_border():
     for border in (10, 11, 55, 100):
         assert first_true(range(10, 101), lambda n, border=border: n >= border) == border
     assert first_true(range(10, 101), lambda n: False) is None
+
+
+def test_the_bits_of_the_channels_are_those_of_the_file(clip, tmp_path):
+    encode(clip, tmp_path, quality=7)
+    with open_cvl(tmp_path / "out.cvl") as cvl:
+        bits = bits_by_channel(cvl, model_of(cvl.header)[1])
+        coded, chunks = 8 * cvl.symbol_bytes(), len(cvl.index)
+    assert abs(coded - bits.sum()) <= 0.01 * coded + 64 * chunks

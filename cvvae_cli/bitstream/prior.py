@@ -197,7 +197,8 @@ class PriorFrame:
         """P, P+, P|, PX, Q at every position, integers (h, w, C)."""
         integer = self.coder.integer
         p = bordered(before.astype(integer))
-        return [p[1:-1, 1:-1], *around(p, slice(1, -1), slice(1, -1)), earlier.astype(integer)]
+        every = around(p, slice(1, 1 + self.shape[1]), slice(1, 1 + self.shape[2]))
+        return [p[1:-1, 1:-1], *every, earlier.astype(integer)]
 
     def predict(self, index: int) -> Prediction:
         """Of the positions of a pass, in the order of channel, row, column."""
@@ -282,14 +283,8 @@ def around(padded: np.ndarray, rows: slice, columns: slice) -> list[np.ndarray]:
     """Sums of the horizontal, the vertical and the diagonal neighbours of positions of a bordered plane."""
 
     def moved(down: int, right: int) -> np.ndarray:
-        h, w = padded.shape[:2]
-        row = slice(rows.start + down, (rows.stop if rows.stop > 0 else h + rows.stop) + down, rows.step)
-        column = slice(
-            columns.start + right,
-            (columns.stop if columns.stop > 0 else w + columns.stop) + right,
-            columns.step,
-        )
-        return padded[row, column]
+        row = slice(rows.start + down, rows.stop + down, rows.step)
+        return padded[row, columns.start + right : columns.stop + right : columns.step]
 
     horizontal = moved(0, -1) + moved(0, 1)
     vertical = moved(-1, 0) + moved(1, 0)

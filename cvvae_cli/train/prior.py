@@ -12,6 +12,7 @@ from torch.nn import functional
 from cvvae_cli.bitstream.context import PASSES
 from cvvae_cli.bitstream.prior import FEATURES, LARGEST, TAPS, PriorCoder, PriorTables
 from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES, PROBABILITY_BITS, values_of
+from cvvae_cli.train.tables import as_frequencies
 
 ANCHORS = 4  # levels with parameters of their own; those between are interpolated
 COMPRESS_STEPS = 16
@@ -308,9 +309,5 @@ def frequencies_of(counts: np.ndarray) -> np.ndarray:
         expected = np.append(1 / np.cosh((values - center) / (2 * spread)) ** 2, 0)
         expected = expected / expected.sum()
         expected[ESCAPE] = 1e-6
-        smoothed = histogram + SMOOTHING * expected / expected.sum() + 1e-7
-        free = 2**PROBABILITY_BITS - ALPHABET
-        row = np.floor(smoothed / smoothed.sum() * free).astype(np.int64)
-        row[np.argmax(row)] += free - row.sum()
-        rows.append(row + 1)
+        rows.append(as_frequencies(histogram + SMOOTHING * expected / expected.sum() + 1e-7))
     return np.array(rows, np.int32)

@@ -33,7 +33,7 @@ def sharpen(
         level = torch.rand(section.batch)
         scaled = torch.cat([latents[i] for i in chosen]).float()
         scaled = scaled * interpolate(log_gain, level).exp()[:, :, None, None, None]
-        # half a step more or less to the cells' borders: the same clips give ever new symbols
+        # a little noise before rounding: the same clips give ever new symbols
         symbols = (scaled + section.jitter * (torch.rand_like(scaled) - 0.5)).round()
         bits = logistic_bits(symbols, *prior(symbols, level)).sum(1).mean((2, 3))  # (B, t) of a position
         weighted = (bits[:, 0] + (section.period - 1) * mean_after_first(bits)) / section.period

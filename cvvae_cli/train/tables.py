@@ -148,9 +148,13 @@ def tables_of(counts: np.ndarray) -> np.ndarray:
     rows = []
     for histogram, scale in zip(counts, scales, strict=True):
         prior = np.append(np.exp(-distance / max(scale, 0.15)), 1e-4)
-        smoothed = histogram + SMOOTHING * prior / prior.sum() + 1e-6
-        free = 2**PROBABILITY_BITS - ALPHABET
-        row = np.floor(smoothed / smoothed.sum() * free).astype(np.int64)
-        row[np.argmax(row)] += free - row.sum()
-        rows.append(row + 1)
+        rows.append(as_frequencies(histogram + SMOOTHING * prior / prior.sum() + 1e-6))
     return np.array(rows, np.int32)
+
+
+def as_frequencies(weights: np.ndarray) -> np.ndarray:
+    """Positive weights of an alphabet → integers of at least 1 that sum to 2^24."""
+    free = 2**PROBABILITY_BITS - len(weights)
+    row = np.floor(weights / weights.sum() * free).astype(np.int64)
+    row[np.argmax(row)] += free - row.sum()
+    return row + 1
