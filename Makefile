@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test check format fuzz kill benchmark benchmark-memory evaluate train wheel clean
+.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics evaluate train wheel clean
 
 help: ## Show what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -43,9 +43,12 @@ benchmark: $(READY) ## Measure the network against the machine's own convolution
 	$(BIN)/python tests/tools/benchmark.py
 
 benchmark-memory: $(READY) ## Measure peak memory of 300 and of 1500 frames (five minutes).
-	$(BIN)/python tests/tools/benchmark.py --memory
+	$(BIN)/python tests/tools/benchmark.py memory
 
-evaluate: $(READY) ## Figures of the model card, from DATA/eval and DATA/train.
+benchmark-metrics: $(READY) ## Measure the speed of the metrics.
+	$(BIN)/python tests/tools/benchmark.py metrics
+
+evaluate: $(READY) ## Figures of README and model card: cvvae bench on DATA/eval/video (half an hour).
 	$(BIN)/python tests/tools/evaluate.py $(DATA)
 
 train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact.

@@ -41,7 +41,7 @@ from cvvae_cli.options import (
     EncodeReport,
     side_kinds,
 )
-from cvvae_cli.resume import START_OVER, ResumePoint, SideReplay, writer_of
+from cvvae_cli.resume import START, START_OVER, ResumePoint, SideReplay, writer_of
 from cvvae_cli.targets import find_level
 from cvvae_cli.types import (
     FrameBatch,
@@ -49,7 +49,7 @@ from cvvae_cli.types import (
     Progress,
     ignore_progress,
 )
-from cvvae_cli.video.reader import FolderReader, VideoReader, open_source
+from cvvae_cli.video.reader import FrameSource, VideoReader, open_source
 from cvvae_cli.video.sidestreams import SideSource, SideWriter, listed
 from cvvae_cli.video.writer import (
     PICTURES,
@@ -87,13 +87,25 @@ def encode_file(
         header = header_for(video, source, side, engine, weights, options)
         with outputs.replace_on_success(output, force=options.force, resume=options.resume) as part:
             cvl, point = writer_of(part.path, header, resume=options.resume)
-            with cvl.file, cvl:
-                job = EncodeJob(cvl, video, side, engine, latent_coder(header, weights), point)
-                for progress in job.run():
-                    part.is_resumable = header.source is not None
-                    on_progress(progress)
+            for progress in write_cvl(cvl, video, side, engine, weights, point):
+                part.is_resumable = header.source is not None
+                on_progress(progress)
     seconds = time.monotonic() - began
     return encode_report(source, header, cvl, engine, seconds)
+
+
+def write_cvl(
+    cvl: CvlWriter,
+    video: FrameSource,
+    side: SideSource,
+    engine: Engine,
+    weights: Weights,
+    point: ResumePoint | None = None,
+) -> Iterator[Progress]:
+    """Encode all frames of a reader, and what lies beside them, into a file just begun; close the file."""
+    with cvl.file, cvl:
+        coder = latent_coder(cvl.header, weights)
+        yield from EncodeJob(cvl, video, side, engine, coder, point or START).run()
 
 
 def choose_quality(source: Path, engine: Engine, weights: Weights, options: EncodeOptions) -> float:
@@ -122,7 +134,7 @@ class EncodeJob:
     """The main loop of encoding: every chunk of latents, and the side streams met on the way."""
 
     cvl: CvlWriter
-    video: VideoReader | FolderReader
+    video: FrameSource
     side: SideSource
     engine: Engine
     coder: LatentCoder
@@ -176,13 +188,14 @@ def rate_of(cvl: CvlWriter) -> float:
 
 
 def header_for(
-    video: VideoReader | FolderReader,
-    source: Path,
+    video: FrameSource,
+    source: Path | None,
     side: SideSource,
     engine: Engine,
     weights: Weights,
     options: EncodeOptions,
 ) -> Header:
+    """The header of an encode; without `source`, a file or folder that can be read again, no resume."""
     info, spec = video.info, engine.spec
     exact = None if options.exact is None else f"exact-{options.exact}"
     if exact not in (None, *EXACT_TYPES):
@@ -197,7 +210,6 @@ def header_for(
         "rate": str(options.frame_rate) if options.frame_rate else None,
     }
     full = info.color.is_full_range
-    is_pipe = str(source) == "-"
     return Header(
         model=spec.name,
         weights=weights.sha256,
@@ -222,7 +234,9 @@ def header_for(
         side=listed(side.describe()),
         chapters=len(side.chapters),
         computed=engine.describe(),
-        source=None if is_pipe else fingerprint(hash_file(source), weights.sha256, depends_on),
+        source=None
+        if source is None or str(source) == "-"
+        else fingerprint(hash_file(source), weights.sha256, depends_on),
     )
 
 

@@ -55,3 +55,11 @@ class NonFiniteError(CvvaeError, ArithmeticError):
 
 class ConfigError(CvvaeError, ValueError):
     """A training recipe or an option has a wrong key or value."""
+
+
+class DownloadError(CvvaeError, ConnectionError):
+    """A file could not be fetched, or is not the one expected."""
+
+
+class MismatchError(CvvaeError, ValueError):
+    """Two videos that should be compared differ in size or length."""

@@ -49,6 +49,16 @@ def require_writable(output: Path, sources: tuple[Path, ...] = (), *, force: boo
         raise OutputNotWritableError(f"the folder {output.parent} may not be written to")
 
 
+def require_writable_folder(folder: Path, page: str, *, force: bool = False) -> None:
+    """The same for a folder, made if it is not there, in which a page `page` will lie."""
+    if folder.is_dir():
+        require_writable(folder / page, force=force)
+    elif folder.exists():
+        raise OutputExistsError(f"{folder} is a file", hint="name a folder")
+    else:
+        require_writable(folder)
+
+
 @contextmanager
 def replace_on_success(output: Path, *, force: bool = False, resume: bool = False) -> Iterator[Part]:
     """Give a locked part file; it becomes `output` if the block ends without an error.

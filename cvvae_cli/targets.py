@@ -17,7 +17,7 @@ from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights
 from cvvae_cli.options import Target
 from cvvae_cli.types import FrameBatch, LatentChunk
-from cvvae_cli.video.reader import FolderReader, VideoReader
+from cvvae_cli.video.reader import FrameSource, VideoReader
 from cvvae_cli.video.sidestreams import SideSource, SideWriter
 
 SAMPLES = 3
@@ -44,7 +44,7 @@ class Choice:
 
 
 def find_level(
-    target: Target, video: VideoReader | FolderReader, side: SideSource, engine: Engine, weights: Weights
+    target: Target, video: FrameSource, side: SideSource, engine: Engine, weights: Weights
 ) -> Choice:
     """The highest level that keeps within a rate or size, or the lowest that reaches a PSNR.
 
@@ -86,7 +86,7 @@ def find_level(
 class SideCounter:
     """Counts the bytes that the side streams of a source will take."""
 
-    def __init__(self, video: VideoReader | FolderReader, side: SideSource) -> None:
+    def __init__(self, video: FrameSource, side: SideSource) -> None:
         self._writer = SideWriter(side) if side and isinstance(video, VideoReader) else None
         self._total = 0
         if self._writer and isinstance(video, VideoReader):
@@ -116,7 +116,7 @@ def first_true(levels: range, condition: Callable[[int], bool]) -> int | None:
     return low if low < levels.stop else None
 
 
-def take_samples(video: VideoReader | FolderReader, engine: Engine) -> tuple[list[Sample], int]:
+def take_samples(video: FrameSource, engine: Engine) -> tuple[list[Sample], int]:
     """Samples spread over the clip, and the number of its frames. One pass; memory is that of the samples."""
     geometry, chunk = engine.spec.geometry, engine.spec.chunk_latents
     length = len(geometry.frames_of(range(SAMPLE_CHUNKS * chunk)))

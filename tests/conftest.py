@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny import GOLDEN, moving_picture, tiny_spec
 
+from cvvae_cli import store
 from cvvae_cli.engine.device import Placement
 from cvvae_cli.engine.stream import Engine, EngineOptions
 from cvvae_cli.models import registry
@@ -41,7 +42,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> registry.ModelSpec:
     spec = tiny_spec()
     for number in (1, 2):
         monkeypatch.setitem(registry.MODELS, f"tiny-{number}", tiny_spec(number))
-    monkeypatch.setattr(registry, "WEIGHTS_FOLDERS", (*registry.WEIGHTS_FOLDERS, GOLDEN))
+    monkeypatch.setattr(store, "WEIGHTS_FOLDERS", (*store.WEIGHTS_FOLDERS, GOLDEN))
     return spec
 
 

@@ -18,8 +18,11 @@ ALLOWED = {
     "output": LEAVES,
     "container": LEAVES,
     "video": LEAVES,
-    "metrics": LEAVES,
-    "models": LEAVES,
+    "store": set(),
+    "download": LEAVES,
+    "checkpoint": LEAVES,
+    "metrics": LEAVES | {"store", "download", "checkpoint"},
+    "models": LEAVES | {"store"},
     "bitstream": LEAVES,
     "engine": LEAVES | {"models"},
     "options": LEAVES | {"video"},
@@ -31,9 +34,34 @@ ALLOWED = {
     "codec": LEAVES
     | {"video", "models", "engine", "bitstream", "container"}
     | {"output", "options", "access", "latents", "resume", "targets"},
+    "bench": LEAVES
+    | {
+        "codec",
+        "access",
+        "options",
+        "metrics",
+        "video",
+        "models",
+        "engine",
+        "container",
+        "store",
+        "__init__",
+    },
     "train": LEAVES | {"models", "metrics", "video", "bitstream", "engine"},
     "cli": LEAVES
-    | {"codec", "access", "latents", "interchange", "options", "container", "train", "engine"}
+    | {
+        "codec",
+        "access",
+        "latents",
+        "interchange",
+        "options",
+        "container",
+        "train",
+        "engine",
+        "bench",
+        "metrics",
+        "store",
+    }
     | {"models", "output", "video", "cli", "__init__"},
     "__main__": {"cli"},
     "__init__": set(),

@@ -33,9 +33,7 @@ def test_the_wheel_encodes_and_decodes(installed, clip, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    where = run(
-        "-c", "import cvvae_cli.models.registry as r; print(r.__file__, r.WEIGHTS_FOLDERS[0].is_dir())"
-    )
+    where = run("-c", "import cvvae_cli.store as r; print(r.__file__, r.WEIGHTS_FOLDERS[0].is_dir())")
     assert where.startswith(str(installed))
     assert where.endswith("False\n")  # the weights of the checkout are out of reach
     run("-m", "cvvae_cli", "encode", str(clip), "out.cvl")

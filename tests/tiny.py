@@ -138,15 +138,14 @@ GOLDENS = {
 
 def make_goldens() -> None:
     """Write golden files of format 1.0, their symbols or latents, and their frames."""
-    from cvvae_cli import codec, latents
+    from cvvae_cli import codec, latents, store
     from cvvae_cli.container.reader import open_cvl
     from cvvae_cli.engine.device import choose_placement
     from cvvae_cli.engine.stream import Engine
-    from cvvae_cli.models import registry
     from cvvae_cli.options import EncodeOptions
 
     MODELS.update({f"tiny-{n}": tiny_spec(n) for n in (1, 2)})
-    registry.WEIGHTS_FOLDERS = (*registry.WEIGHTS_FOLDERS, GOLDEN)
+    store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
     source = GOLDEN / "source.mkv"
     write_golden_source(source)
     for name, options in GOLDENS.items():

@@ -18,6 +18,7 @@ from cvvae_cli.types import OnProgress
 from cvvae_cli.types import Progress as State
 
 LOG_EVERY_SECONDS = 10.0
+NO_TERMINAL_COLUMNS = 240  # a file has room; nothing is cut off
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -43,6 +44,17 @@ def print_rows(title: str, rows: list[dict[str, object]]) -> None:
     for row in rows:
         table.add_row(*map(str, row.values()))
     out.print(table)
+
+
+def print_grid(title: str, heads: list[str], cells: list[list[str]]) -> None:
+    """A table of text; the first column to the left, the others to the right. Never cut off."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left", no_wrap=True)
+    for line in cells:
+        table.add_row(*line)
+    page = out if out.is_terminal else Console(highlight=False, width=NO_TERMINAL_COLUMNS)
+    page.print(table)
 
 
 def print_error(error: CvvaeError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,16 @@ Tile = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUTPUT if it exists.")]
+MetricNames = Annotated[
+    str | None,
+    typer.Option(
+        help="Metrics between commas, such as psnr_db,ssim,lpips; all but the slow ones by default."
+    ),
+]
+LpipsWeights = Annotated[
+    Path | None,
+    typer.Option(help="Weights of the LPIPS trunk (.pth or .safetensors), where they cannot be fetched."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
 NoAudio = Annotated[bool, typer.Option("--no-audio", help="Leave the audio out.")]
 NoSubtitles = Annotated[bool, typer.Option("--no-subtitles", help="Leave the subtitles out.")]

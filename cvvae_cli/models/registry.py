@@ -7,23 +7,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
 from safetensors.numpy import load as load_arrays
 
+from cvvae_cli import store
 from cvvae_cli.errors import UnknownModelError, WeightsError
 from cvvae_cli.types import LatentGeometry
 
 if TYPE_CHECKING:
     from cvvae_cli.models.autoencoder import StreamingAutoencoder
 
-WEIGHTS_FOLDERS = (
-    Path(__file__).parent.parent.parent / "weights",  # a checkout
-    Path(__file__).parent.parent / "weights",  # an installed wheel
-)
 NETWORK_PREFIX = "network."
 
 
@@ -54,6 +50,12 @@ def build_compact(config: Mapping[str, Any]) -> StreamingAutoencoder:
 
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     return Compact(CompactConfig(**values)).channels_last()
+
+
+def build_linear(config: Mapping[str, Any]) -> StreamingAutoencoder:
+    from cvvae_cli.models.linear import Linear
+
+    return Linear(**config)
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -87,6 +89,22 @@ MODELS: dict[str, ModelSpec] = {
         levels=(10, 100),
         default_level=30,
         scaling_factor=0.32,  # one over the deviation of its latents on training clips
+    ),
+    "linear-1": ModelSpec(
+        name="linear-1",
+        geometry=LatentGeometry(channels=32, frames=4, pixels=8),
+        build=build_linear,
+        weights_file="linear-1.safetensors",
+        weights_sha256="28751bb6aedd40dffe4246c5c5174b6e521cd04902a01908530130a0c9769814",
+        chunk_latents=4,
+        coder="context-1",
+        period=32,
+        encode_context=0,
+        decode_context=0,
+        encode_halo=0,
+        decode_halo=0,
+        levels=(10, 100),
+        default_level=50,
     ),
 }
 ALIASES = {"compact": "compact-2"}
@@ -161,14 +179,12 @@ def interpolated(anchors: np.ndarray, place: float) -> np.ndarray:
 
 def read_weights(spec: ModelSpec) -> bytes:
     """The bytes of a model's weights file. Raises WeightsError if it is missing or not the right one."""
-    for folder in WEIGHTS_FOLDERS:
-        path = folder / spec.weights_file
-        if path.is_file():
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != spec.weights_sha256:
-                raise WeightsError(
-                    f"{path} is damaged: its SHA-256 is not the one of {spec.name}",
-                    hint="install cvvae again",
-                )
-            return data
-    raise WeightsError(f"the weights of {spec.name} are missing", hint="install cvvae again")
+    path = store.shipped(spec.weights_file)
+    if path is None:
+        raise WeightsError(f"the weights of {spec.name} are missing", hint="install cvvae again")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != spec.weights_sha256:
+        raise WeightsError(
+            f"{path} is damaged: its SHA-256 is not the one of {spec.name}", hint="install cvvae again"
+        )
+    return data

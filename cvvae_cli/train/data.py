@@ -6,13 +6,11 @@ uninterrupted one would have seen. Decoded files stay in memory up to a bound; t
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import math
 import random
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -23,49 +21,28 @@ from torch.nn import functional
 
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.train.config import DataSection
-from cvvae_cli.video.reader import PICTURE_SUFFIXES, frame_files
+from cvvae_cli.video.reader import frame_files
+from cvvae_cli.video.sources import Sources, search_folder
 
 logger = logging.getLogger("cvvae")
-VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".y4m", ".mpg", ".ts"}
-MIN_FRAME_FOLDER = 8  # a folder with fewer pictures is a folder of photos
 MAX_UNREADABLE = 20
 CAMERA_SPEEDS = (0.0, 0.003, 0.01, 0.03)  # of the picture's size per frame
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Paths of training material, sorted so that a seed means the same everywhere."""
-
-    videos: tuple[Path, ...]  # files and frame folders
-    photos: tuple[Path, ...]
-
-
 def find_sources(folders: tuple[str, ...], exclude: tuple[str, ...] = ()) -> Sources:
-    """Search folders recursively. A folder of pictures named by number is a frame folder."""
-    videos: list[Path] = []
-    photos: list[Path] = []
+    """The material of the recipe's folders. Raises ConfigError if there is none."""
+    found = []
     for folder in folders:
         if not Path(folder).is_dir():
             raise ConfigError(f"no folder {folder}", hint="set data.folders in the recipe or pass --data")
-        collect(Path(folder), exclude, videos, photos)
+        found.append(search_folder(Path(folder), exclude))
+    videos = [video for sources in found for video in sources.videos]
+    photos = [photo for sources in found for photo in sources.photos]
     if not videos and not photos:
         raise ConfigError(
             f"no videos or photos in {', '.join(folders) or 'the recipe'}", hint="pass --data FOLDER"
         )
     return Sources(tuple(videos), tuple(photos))
-
-
-def collect(folder: Path, exclude: tuple[str, ...], videos: list[Path], photos: list[Path]) -> None:
-    entries = [e for e in sorted(folder.iterdir()) if not any(fnmatch.fnmatch(e.name, p) for p in exclude)]
-    pictures = [e for e in entries if e.suffix.lower() in PICTURE_SUFFIXES]
-    if len(pictures) >= MIN_FRAME_FOLDER and all(e.stem.isdigit() for e in pictures):
-        videos.append(folder)
-    else:
-        photos.extend(pictures)
-    videos.extend(e for e in entries if e.suffix.lower() in VIDEO_SUFFIXES and e.is_file())
-    for entry in entries:
-        if entry.is_dir():
-            collect(entry, exclude, videos, photos)
 
 
 def decode_scaled(path: Path, max_frames: int, short_side: int) -> Tensor:

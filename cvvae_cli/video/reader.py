@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -39,6 +39,17 @@ logger = logging.getLogger("cvvae")  # what a user should know; the command show
 OnPacket = Callable[[Packet], None]
 CHAPTER_TRACK = "bin_data"  # how FFmpeg names the text track of MP4 chapters
 ALL_KINDS = frozenset({AUDIO, SUBTITLE, ATTACHMENT})
+
+
+class FrameSource(Protocol):
+    """What frames come from. Iterating gives them once."""
+
+    info: VideoInfo
+
+    def __iter__(self) -> Iterator[FrameBatch]: ...
+
+    def start_at(self, frame: int) -> None:
+        """Give no frames before that of this number."""
 
 
 def natural_key(path: Path) -> list[int | str]:

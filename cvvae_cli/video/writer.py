@@ -40,7 +40,9 @@ PICTURES = {".png": ("png", "rgb24"), ".jpg": ("mjpeg", "yuvj444p"), ".jpeg": ("
 LOSSLESS = {"ffv1": ("bgr0", "gbrp16le")}  # codec → RGB pixel formats that keep all of 8 and 16 bits
 CRF_CODECS = {"libx264", "libx265", "libsvtav1", "libvpx-vp9"}
 DEFAULT_CRF = 16
-PRESETS = {"libx264": "fast", "libx265": "fast", "libsvtav1": "8"}
+PRESETS = {"libx264": "fast", "libx265": "fast", "libsvtav1": "8", "libvpx-vp9": "4"}
+PRESET_OPTIONS = {"libvpx-vp9": "cpu-used"}
+QUIET_AND_FAST = {"libvpx-vp9": {"b": "0", "row-mt": "1"}, "libx265": {"x265-params": "log-level=error"}}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class OutputOptions:
 
     codec: str | None = None
     crf: int | None = None
+    preset: str | None = None  # of libvpx-vp9 its cpu-used
     pix_fmt: str | None = None
 
 
@@ -81,7 +84,7 @@ class VideoWriter:
         pix_fmt = options.pix_fmt or default_pix_fmt(codec, info)
         require_pix_fmt(pix_fmt)
         self._from_rgb = FromRgb(pix_fmt, info.color, info.height)
-        encoder_options = codec_options(codec, options.crf)
+        encoder_options = codec_options(codec, options.crf, options.preset)
         keep_times = {"avoid_negative_ts": "disabled"}  # or sound that starts early would shift the video
         self.container = av.open(str(part), "w", format=self._format, options=keep_times)
         try:
@@ -232,18 +235,18 @@ def require_pix_fmt(name: str) -> None:
         ) from None
 
 
-def codec_options(codec: str, crf: int | None) -> dict[str, str]:
-    """Options of an encoder. Raises ConfigError for a quality it does not take."""
+def codec_options(codec: str, crf: int | None, preset: str | None) -> dict[str, str]:
+    """Options of an encoder. Raises ConfigError for a quality or preset it does not take."""
     if crf is not None and codec not in CRF_CODECS:
         raise ConfigError(
             f"--crf means nothing to {codec}", hint=f"it works with {', '.join(sorted(CRF_CODECS))}"
         )
     options = {"crf": str(DEFAULT_CRF if crf is None else crf)} if codec in CRF_CODECS else {}
     if codec in PRESETS:
-        options["preset"] = PRESETS[codec]
-    if codec == "libvpx-vp9":
-        options |= {"b": "0", "row-mt": "1", "cpu-used": "4"}
-    return options
+        options[PRESET_OPTIONS.get(codec, "preset")] = preset or PRESETS[codec]
+    elif preset is not None:
+        raise ConfigError(f"{codec} has no presets", hint=f"{', '.join(sorted(PRESETS))} have them")
+    return options | QUIET_AND_FAST.get(codec, {})
 
 
 def reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from tiny import GOLDEN, tiny_spec
 
+from cvvae_cli import store
 from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
 from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
@@ -15,15 +16,14 @@ from cvvae_cli.bitstream.prior import PriorCoder, PriorTables
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.container.reader import CvlReader
 from cvvae_cli.container.writer import CvlWriter
-from cvvae_cli.models import registry
 from cvvae_cli.models.registry import Weights
 from cvvae_cli.types import SideStream
 
 
 def coders() -> dict[str, LatentCoder]:
     """By their names in headers."""
-    if GOLDEN not in registry.WEIGHTS_FOLDERS:
-        registry.WEIGHTS_FOLDERS = (*registry.WEIGHTS_FOLDERS, GOLDEN)
+    if GOLDEN not in store.WEIGHTS_FOLDERS:
+        store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
     weights, levelled = Weights(tiny_spec()), Weights(tiny_spec(2))
     context = ChunkCoder(ContextCoder(ContextTables.from_tensors(weights.arrays)), 8)
     prior = ChunkCoder(PriorCoder(PriorTables.from_tensors(levelled.arrays), 85), 8)

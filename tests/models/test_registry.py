@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cvvae_cli import store
 from cvvae_cli.errors import UnknownModelError, WeightsError
-from cvvae_cli.models import registry
 from cvvae_cli.models.registry import ALIASES, MODELS, Weights, find_model
 
 CARD = Path(__file__).parent.parent.parent / "weights" / "README.md"
@@ -35,7 +35,7 @@ def test_the_weights_that_ship_are_the_ones_named_in_code_and_card(name):
 def test_damaged_and_missing_weights_are_refused(tiny, tmp_path, monkeypatch):
     data = bytearray((tmp_path.parent / "x").name.encode())
     (tmp_path / tiny.weights_file).write_bytes(data)
-    monkeypatch.setattr(registry, "WEIGHTS_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(store, "WEIGHTS_FOLDERS", (tmp_path,))
     with pytest.raises(WeightsError, match="damaged"):
         Weights(tiny)
     (tmp_path / tiny.weights_file).unlink()

@@ -1,6 +1,7 @@
 """`make benchmark`: the network against this machine's own convolution rate, in the same run.
 
-`--memory` (make benchmark-memory): peak memory of encoding and decoding 300 and 1500 frames of 640x360.
+`memory` (make benchmark-memory): peak memory of encoding and decoding 300 and 1500 frames of 640x360.
+`metrics` (make benchmark-metrics): speed of PSNR, SSIM and the others.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from figures import markdown, replace_figures
 from make_clip import make_clip
+from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvvae_cli.engine.device import choose_placement, keep_freed_memory
+from cvvae_cli.metrics import METRICS, Metric, MetricOptions, Pair
+from cvvae_cli.metrics.lpips import FEATURES, HEADS, LpipsNetwork
 from cvvae_cli.models.registry import Weights, find_model
+from cvvae_cli.store import shipped
 
 WIDTH, HEIGHT = 848, 480
 REPEATS = 5
@@ -114,6 +120,46 @@ def machine_name(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} cores, {units[0] if units else 'no AVX-512'}"
 
 
+def metrics() -> None:
+    """Speed of the metrics on random frames of 848x480, each alone and the usual four together."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 8, HEIGHT, WIDTH, 3), np.uint8)
+    options = MetricOptions(device=choose_placement().device)
+    rows = []
+    groups = [
+        ("psnr_db", "ssim", "flicker", "seam"),
+        *((n,) for n in ("psnr_db", "ssim", "ms_ssim", "flicker")),
+    ]
+    for names in groups:
+        running = [METRICS[name](options) for name in names]
+        rows.append([", ".join(names), f"{speed_of(running, frames, options):.1f}"])
+    for net in ("alex", "vgg"):
+        network = LpipsNetwork(net, trunk_like(net), load_file(str(shipped(HEADS)))).to(options.device)
+        x = torch.zeros(1, 3, HEIGHT, WIDTH, device=options.device)
+        rate = rate_of(lambda network=network, x=x: synchronized(network(x, x)), WIDTH * HEIGHT)
+        rows.append([f"lpips ({net}; random weights, same cost)", f"{rate / 1e6:.2f}"])
+    text = f"{machine_name(options.device)}, frames of {WIDTH}x{HEIGHT}.\n\n" + markdown(
+        ["", "Mpixel/s"], rows
+    )
+    print(text)
+    replace_figures("README.md", "metrics", text)
+
+
+def speed_of(running: list[Metric], frames: np.ndarray, options: MetricOptions) -> float:
+    """Mpixel/s of metrics that share what they derive from a pair of batches."""
+
+    def once() -> None:
+        pair = Pair(*frames, options.device)
+        for metric in running:
+            metric.add(pair)
+
+    return rate_of(once, len(frames[0]) * WIDTH * HEIGHT) / 1e6
+
+
+def trunk_like(net: str) -> dict[str, torch.Tensor]:
+    return {f"features.{name}": t for name, t in FEATURES[net][0]().state_dict().items()}
+
+
 def memory() -> None:
     """Run the commands as a user would; each process reports its own peak."""
     peaks: dict[str, list[int]] = {"encode": [], "decode": []}
@@ -142,5 +188,6 @@ def memory() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--memory", action="store_true")
-    memory() if parser.parse_args().memory else network()
+    kinds = {"network": network, "memory": memory, "metrics": metrics}
+    parser.add_argument("kind", choices=kinds, nargs="?", default="network")
+    kinds[parser.parse_args().kind]()

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cvvae_cli.cli.console import bytes_text
-from cvvae_cli.metrics import METRICS
+from cvvae_cli.metrics import psnr, ssim
 from cvvae_cli.types import FrameBatch, VideoInfo
 from cvvae_cli.video.reader import open_source
 
 DIFFERENCE_GAIN = 8
+SHOWN = {"psnr_db": psnr, "ssim": ssim}
 
 
 def run(*arguments: str) -> dict[str, object]:
@@ -31,9 +32,9 @@ def run(*arguments: str) -> dict[str, object]:
 
 def compare(source: Path, decoded: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Metrics of every frame; and the frame of median PSNR as source, decoded and amplified difference."""
-    values: dict[str, list[float]] = {name: [] for name in METRICS}
+    values: dict[str, list[float]] = {name: [] for name in SHOWN}
     for a, b in paired(source, decoded):
-        for name, metric in METRICS.items():
+        for name, metric in SHOWN.items():
             values[name].extend(metric(a.rgb, b.rgb))
     order = np.argsort(values["psnr_db"])
     median, seen = int(order[len(order) // 2]), 0

@@ -1,137 +1,117 @@
-"""`make evaluate`: the figures of the model card. Whole files, through the product's own path.
+"""`make evaluate`: the figures of the model card and of the README, by `cvvae bench` itself.
 
-Clips of DATA/eval/video, scaled to 848x480 by area, at most 64 frames; beside the model x264 and x265 at
-their preset medium.
+Clips of DATA/eval/video, scaled to 848x480, at most 64 frames; beside the model x264 and x265 medium. What
+was measured before is taken from the cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from figures import markdown, replace_figures
-from scipy.interpolate import PchipInterpolator
 
 from cvvae_cli import codec
-from cvvae_cli.metrics.psnr import mean_squared_error, psnr, psnr_of
-from cvvae_cli.metrics.ssim import ssim
-from cvvae_cli.models.registry import find_model
-from cvvae_cli.options import DecodeOptions, EncodeOptions
-from cvvae_cli.types import FrameBatch, VideoInfo
-from cvvae_cli.video.reader import open_source
-from cvvae_cli.video.writer import OutputOptions, VideoWriter
+from cvvae_cli.bench.contenders import NOTHING_BESIDE
+from cvvae_cli.bench.dataset import Clip, Protocol, find_clips
+from cvvae_cli.bench.measure import in_step, measure
+from cvvae_cli.bench.rates import at_quality
+from cvvae_cli.bench.summary import as_markdown, curves
+from cvvae_cli.container.reader import open_cvl
+from cvvae_cli.container.writer import CvlWriter
+from cvvae_cli.engine.device import choose_placement
+from cvvae_cli.engine.stream import Engine
+from cvvae_cli.metrics import MetricOptions
+from cvvae_cli.models.registry import Weights, find_model
+from cvvae_cli.options import EncodeOptions
 
-WIDTH, HEIGHT, FRAMES = 848, 480, 64
-LEVELS = (1, 3, 5, 7.5, 10)
-PEERS = ("x264", "x265")
-Curve = list[tuple[float, float]]  # (bits per pixel, PSNR)
-
-
-@dataclass(frozen=True)
-class Clip:
-    name: str
-    rgb: np.ndarray  # uint8 (T, HEIGHT, WIDTH, 3)
-    info: VideoInfo
+FRAMES, SIZE = 64, "848x480"
+PEERS = ("x264:medium", "x265:medium")
+REPORT = Path("runs/bench")
 
 
-def read_clips(folder: Path) -> Iterator[Clip]:
-    for path in sorted(folder.iterdir()):
-        with open_source(path) as video:
-            frames: list[np.ndarray] = []
-            for batch in video:
-                frames.extend(scale(picture) for picture in batch.rgb)
-                if len(frames) >= FRAMES:
-                    break
-            info = replace(video.info, width=WIDTH, height=HEIGHT)
-        yield Clip(path.name, np.stack(frames[:FRAMES]), info)
+def bench(data: Path, model: str) -> dict[str, Any]:
+    """Run the command a user would; its JSON."""
+    command = [sys.executable, "-m", "cvvae_cli", "bench", "--dataset", str(data / "eval" / "video")]
+    command += ["--frames", str(FRAMES), "--resize", SIZE, "--model", model, "--quality", "all", "--force"]
+    command += [word for peer in PEERS for word in ("--baseline", peer)]
+    command += ["--report", str(REPORT), "--json"]
+    REPORT.parent.mkdir(exist_ok=True)
+    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 
-def scale(picture: np.ndarray) -> np.ndarray:
-    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-    return frame.reformat(width=WIDTH, height=HEIGHT, interpolation="AREA").to_ndarray()
+def rounding_loss(data: Path, model: str) -> float:
+    """PSNR that the highest quality loses against latents that are not rounded, in dB."""
+    spec = find_model(model)
+    weights = Weights(spec)
+    engine = Engine(spec, weights.build, choose_placement())
+    losses = []
+    for source in find_clips(str(data / "eval" / "video")):
+        clip = Clip(source, Protocol(frames=FRAMES, resize=SIZE))
+        values = []
+        for options in (EncodeOptions(exact="fp32"), EncodeOptions(quality=10)):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "clip.cvl"
+                header = codec.header_for(clip, None, NOTHING_BESIDE, engine, weights, options)
+                cvl = CvlWriter(path.open("wb"), header)
+                for _ in codec.write_cvl(cvl, clip, NOTHING_BESIDE, engine, weights):
+                    pass
+                with open_cvl(path) as written:
+                    frames = codec.decode_frames(written, weights, engine)
+                    found = measure(in_step(clip, frames), ["psnr_db"], MetricOptions())
+            values.append(found.values["psnr_db"] or 0.0)
+        losses.append(values[0] - values[1])
+    return float(np.mean(losses))
 
 
-def write_lossless(clip: Clip, path: Path) -> None:
-    info = replace(clip.info, time_base=1 / clip.info.frame_rate)
-    with VideoWriter(path, path, info, OutputOptions(codec="ffv1"), None) as video:
-        video.write(FrameBatch(clip.rgb, np.arange(len(clip.rgb), dtype=np.int64)))
+def card(found: dict[str, Any], model: str, loss: float) -> str:
+    """The tables of the model card."""
+    rows, means = found["rows"], found["summary"]["means"]
+    clips = list(dict.fromkeys(row["clip"] for row in rows))
+    by_level = []
+    for mean in means:
+        if mean["model"] != model:
+            continue
+        of_level = [r for r in rows if r["model"] == model and r["quality"] == mean["quality"]]
+        peers = []
+        for peer in PEERS:
+            rates = [at_quality(curves(rows, r["clip"])[peer], r["psnr_db"]) for r in of_level]
+            known = [rate for rate in rates if rate is not None]
+            peers.append(f"{np.mean(known):.4f}" if len(known) == len(rates) else "")
+        figures = f"{mean['psnr_db']:.2f}", f"{mean['ssim']:.4f}", f"{mean['bits_per_pixel']:.4f}"
+        by_level.append([f"quality {mean['quality']:g}", *figures, *peers])
+    heads = [
+        "mean of the clips",
+        "PSNR, dB",
+        "SSIM",
+        "bits per pixel",
+        *(f"{p} at equal PSNR" for p in PEERS),
+    ]
+    shown = (1, 3, 5, 8, 10)
+    lines = []
+    for clip in clips:
+        of_clip = {r["quality"]: r for r in rows if r["clip"] == clip and r["model"] == model}
+        cells = [f"{of_clip[q]['psnr_db']:.2f} / {of_clip[q]['bits_per_pixel']:.4f}" for q in shown]
+        lines.append([clip, str(of_clip[1]["frames"]), *cells, *bd_cells(found, model, clip)])
+    total = str(found["summary"]["frames"])
+    lines.append(["**mean**", total, *[""] * len(shown), *bd_cells(found, model, None)])
+    columns = ["PSNR / bits per pixel", "frames", *(f"quality {q}" for q in shown)]
+    columns += [f"BD-rate to {PEERS[0]}", "BD-PSNR, dB"]
+    tables = f"{markdown(heads, by_level)}\n\n{markdown(columns, lines)}"
+    return f"{tables}\n\nRounding costs {loss:.2f} dB at the highest quality."
 
 
-def product(clip: Clip, folder: Path, model: str, **options: Any) -> dict[str, float]:
-    """Encode a file and decode it again, exactly as a user would."""
-    source, cvl, back = folder / "source.mkv", folder / "clip.cvl", folder / "back.mkv"
-    write_lossless(clip, source)
-    report = codec.encode_file(source, cvl, EncodeOptions(model=model, force=True, **options))
-    lossless = DecodeOptions(output=OutputOptions(codec="ffv1"), force=True)
-    codec.decode_file(cvl, back, lossless)
-    with open_source(back) as video:
-        rgb = np.concatenate([b.rgb for b in video])
-    return measure(clip.rgb, rgb) | {"bits_per_pixel": report.bits_per_pixel}
-
-
-def measure(source: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
-    return {
-        "psnr_db": float(psnr(source, decoded).mean()),
-        "psnr_db_pooled": float(psnr_of(mean_squared_error(source, decoded).mean())),
-        "ssim": float(np.mean([ssim(source[i : i + 1], decoded[i : i + 1]) for i in range(len(source))])),
-    }
-
-
-def codec_curve(clip: Clip, folder: Path, codec: str, crfs: tuple[int, ...]) -> Curve:
-    """Points of a codec at its preset medium: whole MP4 files, video only."""
-    points = []
-    for crf in crfs:
-        path = folder / "peer.mp4"
-        with av.open(str(path), "w") as container:
-            options = {"crf": str(crf), "preset": "medium", "x265-params": "log-level=none"}
-            options = (
-                options if codec == "libx265" else {k: v for k, v in options.items() if k != "x265-params"}
-            )
-            stream = container.add_stream(codec, rate=clip.info.frame_rate, options=options)
-            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-            for picture in clip.rgb:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode(None))
-        with open_source(path) as video:
-            rgb = np.concatenate([b.rgb for b in video])
-        points.append((path.stat().st_size * 8 / clip.rgb[..., 0].size, float(psnr(clip.rgb, rgb).mean())))
-    return sorted(points)
-
-
-def bd_rate(reference: Curve, test: Curve) -> float:
-    """Bjontegaard's mean difference of rate at equal PSNR, as a share: 0.5 is half more bits.
-
-    Log rate over PSNR, piecewise cubic (PCHIP), over the PSNRs that both curves have; NaN if there are none.
-    """
-    curves = []
-    for points in (reference, test):
-        rates, values = map(np.array, zip(*sorted(points, key=lambda p: p[1]), strict=True))
-        curves.append((PchipInterpolator(values, np.log(rates)), values.min(), values.max()))
-    low, high = max(c[1] for c in curves), min(c[2] for c in curves)
-    if high <= low:
-        return float("nan")
-    areas = [float(curve.integrate(low, high)) for curve, _, _ in curves]
-    return float(np.exp((areas[1] - areas[0]) / (high - low)) - 1)
-
-
-def evaluate(clip: Clip, folder: Path, model: str) -> dict[str, Any]:
-    """All figures of a clip."""
-    row: dict[str, Any] = {"clip": clip.name, "frames": len(clip.rgb)}
-    row["levels"] = {q: product(clip, folder, model, quality=q) for q in LEVELS}
-    row["exact_psnr_db"] = product(clip, folder, model, exact="fp32")["psnr_db"]
-    ours = [(r["bits_per_pixel"], r["psnr_db"]) for r in row["levels"].values()]
-    row["x264"] = codec_curve(clip, folder, "libx264", (18, 22, 26, 30, 34, 38, 42, 46))
-    row["x265"] = codec_curve(clip, folder, "libx265", (18, 22, 26, 30, 34, 38, 42, 46))
-    for peer in PEERS:
-        row[f"bd_rate_{peer}"] = bd_rate(row[peer], ours)
-    return row
+def bd_cells(found: dict[str, Any], model: str, clip: str | None) -> list[str]:
+    bd = next(row for row in found["summary"]["bd"] if row["model"] == model)
+    rate = bd["bd_rate"] if clip is None else bd["bd_rate_of_clips"][clip]
+    quality = bd["bd_psnr_db"] if clip is None else bd["bd_psnr_db_of_clips"][clip]
+    return [f"{rate:+.0%}", "" if quality is None else f"{quality:+.2f}"]
 
 
 def main() -> None:
@@ -139,48 +119,14 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="compact")
     arguments = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        for clip in read_clips(arguments.data / "eval" / "video"):
-            rows.append(evaluate(clip, Path(name), arguments.model))
-            print(json.dumps(rows[-1]), flush=True)
-    spec = find_model(arguments.model)
-    text = show(rows)
-    print(text)
-    replace_figures("weights/README.md", spec.name, text)
-
-
-def show(rows: list[dict[str, Any]]) -> str:
-    """The tables of the model card."""
-    by_level = []
-    for q in LEVELS:
-        points = [row["levels"][q] for row in rows]
-        peers = [[interpolated(row[peer], row["levels"][q]["psnr_db"]) for row in rows] for peer in PEERS]
-        means = [float(np.mean([p[key] for p in points])) for key in ("psnr_db", "ssim", "bits_per_pixel")]
-        by_level.append(
-            [f"quality {q}", f"{means[0]:.2f}", f"{means[1]:.4f}", f"{means[2]:.4f}"]
-            + [f"{np.mean(p):.4f}" for p in peers]
-        )
-    head = ["mean of the clips", "PSNR, dB", "SSIM", "bits per pixel"]
-    first = markdown([*head, *(f"{peer} medium at equal PSNR" for peer in PEERS)], by_level)
-    body = [
-        [row["clip"], str(row["frames"])]
-        + [f"{row['levels'][q]['psnr_db']:.2f} / {row['levels'][q]['bits_per_pixel']:.4f}" for q in LEVELS]
-        + [f"{row[f'bd_rate_{peer}']:+.0%}" for peer in PEERS]
-        for row in rows
-    ]
-    rates = [f"{np.mean([row[f'bd_rate_{peer}'] for row in rows]):+.0%}" for peer in PEERS]
-    body.append(["**mean**", str(sum(row["frames"] for row in rows)), *[""] * len(LEVELS), *rates])
-    columns = ["PSNR / bits per pixel", "frames", *(f"quality {q}" for q in LEVELS)]
-    second = markdown([*columns, *(f"BD-rate to {peer} medium" for peer in PEERS)], body)
-    loss = np.mean([row["exact_psnr_db"] - row["levels"][LEVELS[-1]]["psnr_db"] for row in rows])
-    return f"{first}\n\n{second}\n\nRounding costs {loss:.2f} dB at the highest quality."
-
-
-def interpolated(points: Curve, psnr_db: float) -> float:
-    """Rate of a peer at a PSNR, linear in log rate; at the ends, that of the end."""
-    rates, values = zip(*sorted(points, key=lambda p: p[1]), strict=True)
-    return float(np.exp(np.interp(psnr_db, values, np.log(rates))))
+    name = find_model(arguments.model).name
+    found = bench(arguments.data, name)
+    protocol = found["protocol"]
+    where = f"{protocol['machine']}, {protocol['threads']} threads, {protocol['dtype']}"
+    table = as_markdown(found["summary"])
+    replace_figures("README.md", "bench", f"{table}\n\n{found['summary']['clips']} clips, {where}.")
+    replace_figures("weights/README.md", name, card(found, name, rounding_loss(arguments.data, name)))
+    print(table)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Datasets → rows of figures → tables, curves, a report. Prints nothing: cli/bench.py does."""

@@ -1,0 +1,40 @@
+"""Differences between rate-distortion curves."""
+
+import numpy as np
+import pytest
+
+from cvvae_cli.bench.rates import at_quality, bd_quality, bd_rate
+
+CURVE = [(0.01, 28.0), (0.02, 31.0), (0.05, 35.0), (0.1, 38.0)]
+
+
+def test_a_curve_is_as_good_as_itself():
+    assert bd_rate(CURVE, CURVE) == pytest.approx(0)
+    assert bd_quality(CURVE, CURVE[::-1]) == pytest.approx(0)
+
+
+def test_twice_the_bits_at_every_quality_are_plus_100_percent():
+    assert bd_rate(CURVE, [(2 * rate, quality) for rate, quality in CURVE]) == pytest.approx(1)
+
+
+def test_one_decibel_more_at_every_rate_is_one_decibel():
+    assert bd_quality(CURVE, [(rate, quality + 1) for rate, quality in CURVE]) == pytest.approx(1)
+
+
+def test_a_straight_line_has_the_difference_that_can_be_worked_out():
+    rates = np.array([0.01, 0.02, 0.04, 0.08])
+    first = list(zip(rates, 30 + 3 * np.log2(rates / 0.01), strict=True))
+    second = list(zip(rates, 31.5 + 3 * np.log2(rates / 0.01), strict=True))
+    assert bd_rate(first, second) == pytest.approx(2**-0.5 - 1)
+    assert bd_quality(first, second) == pytest.approx(1.5)
+
+
+def test_curves_without_a_common_part_have_no_difference():
+    assert bd_rate(CURVE, [(0.01, 50.0), (0.1, 60.0)]) is None
+    assert bd_rate(CURVE, CURVE[:1]) is None
+    assert bd_quality(CURVE, [(1.0, 30.0), (2.0, 33.0)]) is None
+
+
+def test_the_rate_at_a_quality_lies_between_points_and_not_beyond():
+    assert at_quality(CURVE, 29.5) == pytest.approx((0.01 * 0.02) ** 0.5)
+    assert at_quality(CURVE, 50) is None
