@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from cvvae_cli.container.reader import CvlReader, open_cvl
-from cvvae_cli.engine.stream import Engine
+from cvvae_cli.engine.base import BaseEngine
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.latents import read_latents
 from cvvae_cli.models.registry import Weights
@@ -18,7 +18,7 @@ from cvvae_cli.video.sidestreams import ENTRY_MARGIN_MS, SideReader
 
 
 def decode_frames(
-    cvl: CvlReader, weights: Weights, engine: Engine, frames: range | None = None
+    cvl: CvlReader, weights: Weights, engine: BaseEngine, frames: range | None = None
 ) -> Iterator[FrameBatch]:
     """Frames of a range, by default all; equal to those of a whole decode.
 
@@ -27,8 +27,9 @@ def decode_frames(
     frames = range(cvl.num_frames) if frames is None else frames
     context = -(-cvl.header.context[1] // cvl.header.chunk)
     first = max(0, cvl.chunk_at(frames.start) - context)
-    chunks = range(first, cvl.chunk_at(frames.stop - 1) + 1)
-    latents = read_latents(cvl, weights, chunks, cvl.header.geometry.latent_of(frames.stop - 1) + 1)
+    stop = min(cvl.num_latents, cvl.header.geometry.latent_of(frames.stop - 1) + 1 + engine.spec.decode_ahead)
+    chunks = range(first, -(-stop // cvl.header.chunk))
+    latents = read_latents(cvl, weights, chunks, stop)
     yield from engine.decode_stream(latents, *cvl.header.size, frames, depth=cvl.header.depth)
 
 

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from cvvae_cli.container.fingerprint import fingerprint, hash_file
 from cvvae_cli.container.header import Header
 from cvvae_cli.container.reader import CvlReader, open_cvl
 from cvvae_cli.container.writer import CvlWriter
+from cvvae_cli.engine.base import BaseEngine, EngineOptions
 from cvvae_cli.engine.device import Placement, choose_placement
-from cvvae_cli.engine.stream import Engine, EngineOptions
+from cvvae_cli.engine.load import make_engine, with_geometry
 from cvvae_cli.errors import (
     ConfigError,
 )
@@ -78,10 +79,11 @@ def encode_file(
     outputs.require_writable(output, (source,), force=options.force)
     spec = find_model(options.model)
     placement = choose_placement(options.device, options.dtype)
+    run = EngineOptions(options.tile_pixels, options.temporal_overlap, options.max_memory_bytes)
     with open_source(source, options.frame_rate, deinterlace=options.deinterlace) as video:
         side = video.side_source(side_kinds(options))
         weights = Weights(spec)
-        engine = Engine(spec, weights.build, placement, EngineOptions(options.tile_pixels))
+        engine = make_engine(with_geometry(spec, run), weights.build, placement, run)
         if options.target is not None:
             options = replace(options, quality=choose_quality(source, engine, weights, options))
         header = header_for(video, source, side, engine, weights, options)
@@ -98,7 +100,7 @@ def write_cvl(
     cvl: CvlWriter,
     video: FrameSource,
     side: SideSource,
-    engine: Engine,
+    engine: BaseEngine,
     weights: Weights,
     point: ResumePoint | None = None,
 ) -> Iterator[Progress]:
@@ -108,7 +110,7 @@ def write_cvl(
         yield from EncodeJob(cvl, video, side, engine, coder, point or START).run()
 
 
-def choose_quality(source: Path, engine: Engine, weights: Weights, options: EncodeOptions) -> float:
+def choose_quality(source: Path, engine: BaseEngine, weights: Weights, options: EncodeOptions) -> float:
     """The quality that reaches the target, by samples of the clip; says what they give."""
     assert options.target is not None
     if str(source) == "-":
@@ -136,7 +138,7 @@ class EncodeJob:
     cvl: CvlWriter
     video: FrameSource
     side: SideSource
-    engine: Engine
+    engine: BaseEngine
     coder: LatentCoder
     point: ResumePoint
 
@@ -191,7 +193,7 @@ def header_for(
     video: FrameSource,
     source: Path | None,
     side: SideSource,
-    engine: Engine,
+    engine: BaseEngine,
     weights: Weights,
     options: EncodeOptions,
 ) -> Header:
@@ -201,6 +203,7 @@ def header_for(
     if exact not in (None, *EXACT_TYPES):
         raise ConfigError(f"latents cannot be kept as {options.exact!r}", hint="use fp32, bf16 or fp16")
     level = None if exact else level_of(spec, options.quality)
+    coder = exact or spec.coder
     depends_on = {
         "model": spec.name,
         "level": level,
@@ -217,8 +220,8 @@ def header_for(
         latent=(spec.geometry.channels, spec.geometry.frames, spec.geometry.pixels),
         chunk=spec.chunk_latents,
         context=(spec.encode_context, spec.decode_context),
-        coder=exact or spec.coder,
-        period=spec.chunk_latents if exact else spec.period,
+        coder=coder,
+        period=spec.chunk_latents if coder in EXACT_TYPES else spec.period,
         level=level,
         time_base=info.time_base.as_integer_ratio(),
         rate=info.frame_rate.as_integer_ratio(),
@@ -234,6 +237,7 @@ def header_for(
         side=listed(side.describe()),
         chapters=len(side.chapters),
         computed=engine.describe(),
+        window=None if spec.windows is None else astuple(spec.windows),
         source=None
         if source is None or str(source) == "-"
         else fingerprint(hash_file(source), weights.sha256, depends_on),
@@ -254,7 +258,7 @@ def level_of(spec: ModelSpec, quality: float | None) -> int | None:
 
 
 def encode_report(
-    source: Path, header: Header, cvl: CvlWriter, engine: Engine, seconds: float
+    source: Path, header: Header, cvl: CvlWriter, engine: BaseEngine, seconds: float
 ) -> EncodeReport:
     width, height = header.size
     video_bytes = cvl.bytes_written - cvl.side_bytes
@@ -317,7 +321,9 @@ def decode_file(
         require_known_output(output, len(frames))
         spec, weights = model_of(cvl.header)
         placement = choose_placement(options.device, options.dtype)
-        engine = Engine(spec, weights.build, placement, EngineOptions(options.tile_pixels))
+        tile = options.tile_pixels if spec.windows is None else None  # a windowed file names its own
+        run = EngineOptions(tile, max_memory_bytes=options.max_memory_bytes)
+        engine = make_engine(spec, weights.build, placement, run)
         batches = watched(decode_frames(cvl, weights, engine, frames), len(frames), on_progress)
         info = info_of(cvl)
         with outputs.replace_on_success(output, force=options.force) as part:
@@ -350,7 +356,7 @@ def decode_all(
 ) -> None:
     """Decode every frame and every packet of a file, and keep nothing. Raises a CvvaeError."""
     spec, weights = model_of(cvl.header)
-    engine = Engine(spec, weights.build, choose_placement(device, dtype), EngineOptions())
+    engine = make_engine(spec, weights.build, choose_placement(device, dtype))
     for _ in watched(decode_frames(cvl, weights, engine), cvl.num_frames, on_progress):
         pass
     side = open_side(cvl, source, DecodeOptions(), Fraction(0), None)

@@ -15,7 +15,7 @@ from cvvae_cli.container.header import Header
 from cvvae_cli.container.reader import CvlReader
 from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError, WeightsError
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
-from cvvae_cli.types import LatentChunk
+from cvvae_cli.types import LatentChunk, WindowGeometry
 
 
 def model_of(header: Header) -> tuple[ModelSpec, Weights]:
@@ -29,7 +29,10 @@ def model_of(header: Header) -> tuple[ModelSpec, Weights]:
         )
     if header.geometry != spec.geometry:
         raise CorruptFileError(f"the header's geometry is not that of {spec.name}")
-    return replace(spec, chunk_latents=header.chunk), Weights(spec)
+    if (header.window is None) != (spec.windows is None):
+        raise CorruptFileError(f"the header's windows are not those of {spec.name}")
+    windows = None if header.window is None else WindowGeometry(*header.window)
+    return replace(spec, chunk_latents=header.chunk, windows=windows), Weights(spec)
 
 
 def latent_coder(header: Header, weights: Weights) -> LatentCoder:

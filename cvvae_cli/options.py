@@ -33,6 +33,8 @@ class EncodeOptions:
     device: str = "auto"
     dtype: str = "auto"
     tile_pixels: int | None = None
+    temporal_overlap: int = 0  # frames that windows share beyond one; of windowed models
+    max_memory_bytes: int | None = None
     force: bool = False
     resume: bool = False  # go on where an interrupted encode stopped
 
@@ -52,6 +54,7 @@ class DecodeOptions:
     device: str = "auto"
     dtype: str = "auto"
     tile_pixels: int | None = None
+    max_memory_bytes: int | None = None
     output: OutputOptions = field(default_factory=OutputOptions)
     force: bool = False
 

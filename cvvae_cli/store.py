@@ -16,6 +16,14 @@ def shipped(name: str) -> Path | None:
     return next((folder / name for folder in WEIGHTS_FOLDERS if (folder / name).is_file()), None)
 
 
+def user_weights_folder() -> Path:
+    """What a user imported or pulled: $CVVAE_WEIGHTS, $XDG_DATA_HOME/cvvae/weights, ~/.local/share/..."""
+    if chosen := os.environ.get("CVVAE_WEIGHTS"):
+        return Path(chosen)
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "cvvae" / "weights"
+
+
 def cache_folder() -> Path:
     """What may be removed at any time: $CVVAE_CACHE, $XDG_CACHE_HOME/cvvae or ~/.cache/cvvae."""
     if chosen := os.environ.get("CVVAE_CACHE"):

@@ -11,7 +11,7 @@ import numpy as np
 from cvvae_cli.bitstream.chunk import ChunkCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.quantize import Quantizer
-from cvvae_cli.engine.stream import Engine
+from cvvae_cli.engine.base import BaseEngine
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights
@@ -44,7 +44,7 @@ class Choice:
 
 
 def find_level(
-    target: Target, video: FrameSource, side: SideSource, engine: Engine, weights: Weights
+    target: Target, video: FrameSource, side: SideSource, engine: BaseEngine, weights: Weights
 ) -> Choice:
     """The highest level that keeps within a rate or size, or the lowest that reaches a PSNR.
 
@@ -116,7 +116,7 @@ def first_true(levels: range, condition: Callable[[int], bool]) -> int | None:
     return low if low < levels.stop else None
 
 
-def take_samples(video: FrameSource, engine: Engine) -> tuple[list[Sample], int]:
+def take_samples(video: FrameSource, engine: BaseEngine) -> tuple[list[Sample], int]:
     """Samples spread over the clip, and the number of its frames. One pass; memory is that of the samples."""
     geometry, chunk = engine.spec.geometry, engine.spec.chunk_latents
     length = len(geometry.frames_of(range(SAMPLE_CHUNKS * chunk)))
@@ -142,7 +142,7 @@ def take_samples(video: FrameSource, engine: Engine) -> tuple[list[Sample], int]
 class Trial:
     """Codes the samples at any level."""
 
-    def __init__(self, samples: list[Sample], frames: int, engine: Engine, weights: Weights) -> None:
+    def __init__(self, samples: list[Sample], frames: int, engine: BaseEngine, weights: Weights) -> None:
         """Of a clip of `frames` frames."""
         self.samples = samples
         self.frames = frames

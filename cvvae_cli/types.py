@@ -61,6 +61,24 @@ class LatentGeometry:
 
 
 @dataclass(frozen=True)
+class WindowGeometry:
+    """How a model whose result depends on its window cuts a video, in latent frames and positions.
+
+    Windows share their first latent frame with the one before, which keeps it; tiles blend linearly.
+    """
+
+    frames: int = 4  # of a window, beside its first
+    overlap: int = 0  # of those, shared with the window before and blended too
+    tile: int = 72
+    stride: int = 56  # from tile to tile; they overlap by the rest
+
+    @property
+    def step(self) -> int:
+        """Latent frames from window to window."""
+        return self.frames - self.overlap
+
+
+@dataclass(frozen=True)
 class VideoInfo:
     """What is known of a video before its frames are read."""
 

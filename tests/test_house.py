@@ -22,7 +22,7 @@ ALLOWED = {
     "download": LEAVES,
     "checkpoint": LEAVES,
     "metrics": LEAVES | {"store", "download", "checkpoint"},
-    "models": LEAVES | {"store"},
+    "models": LEAVES | {"store", "download", "checkpoint"},
     "bitstream": LEAVES,
     "engine": LEAVES | {"models"},
     "options": LEAVES | {"video"},

@@ -18,8 +18,9 @@ from cvvae_cli.access import decode_frames
 from cvvae_cli.bench.dataset import Clip
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.container.writer import CvlWriter
+from cvvae_cli.engine.base import BaseEngine, EngineOptions
 from cvvae_cli.engine.device import Placement
-from cvvae_cli.engine.stream import Engine, EngineOptions
+from cvvae_cli.engine.load import make_engine, with_geometry
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.metrics import Borders
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
@@ -84,13 +85,13 @@ class ModelContender(Contender):
         is_baseline: bool = False,
     ) -> None:
         """`qualities`: levels, "all", or None for the model's own."""
-        self.spec = find_model(model)
+        self.options = EngineOptions(tile_pixels)
+        self.spec = with_geometry(find_model(model), self.options)
         self.name = self.spec.name
         self.placement, self.device = placement, placement.device
-        self.options = EngineOptions(tile_pixels)
         self.is_baseline = is_baseline
         self.settings = settings_of(self.spec, qualities)
-        self._engine: Engine | None = None
+        self._engine: BaseEngine | None = None
 
     def identity(self) -> dict[str, object]:
         return {
@@ -103,7 +104,7 @@ class ModelContender(Contender):
 
     def load(self) -> None:
         self._weights = Weights(self.spec)
-        self._engine = Engine(self.spec, self._weights.build, self.placement, self.options)
+        self._engine = make_engine(self.spec, self._weights.build, self.placement, self.options)
 
     def release(self) -> None:
         self._engine = None
@@ -127,7 +128,10 @@ class ModelContender(Contender):
 
     def borders(self) -> Borders:
         """Where the chunks of its grid begin."""
-        geometry, chunk = self.spec.geometry, self.spec.chunk_latents
+        geometry, chunk, windows = self.spec.geometry, self.spec.chunk_latents, self.spec.windows
+        if windows is not None:
+            step = windows.step * geometry.frames
+            return Borders(period=step, first=step + 1)
         first = geometry.frames_of(range(chunk, 2 * chunk)).start
         return Borders(period=chunk * geometry.frames, first=first)
 
@@ -192,7 +196,7 @@ class PeerContender(Contender):
     def encode(self, clip: Clip, path: Path, setting: float | None) -> None:
         assert setting is not None
         sampling = "yuv420p" if clip.info.width % 2 == clip.info.height % 2 == 0 else "yuv444p"
-        options = OutputOptions(self.kind.codec, int(setting), self.preset, sampling)
+        options = OutputOptions(self.kind.codec, int(setting), sampling, self.preset)
         with VideoWriter(path, path, clip.info, options, None) as video:
             for batch in clip:
                 video.write(batch)

@@ -19,6 +19,7 @@ from cvvae_cli.cli.info import info
 from cvvae_cli.cli.repair import repair
 from cvvae_cli.cli.train import train
 from cvvae_cli.cli.verify import verify
+from cvvae_cli.cli.weights import app as weights
 from cvvae_cli.errors import CvvaeError
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -33,6 +34,7 @@ app = typer.Typer(
 for command in (encode, decode, info, verify, repair, export, bench, compare, train):
     app.command()(command)
 app.command("import")(import_)
+app.add_typer(weights, name="weights")
 
 
 def print_version(wanted: bool) -> None:

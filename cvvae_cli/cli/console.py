@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from cvvae_cli.errors import CvvaeError
+from cvvae_cli.errors import ConfigError, CvvaeError
 from cvvae_cli.types import OnProgress
 from cvvae_cli.types import Progress as State
 
@@ -79,6 +88,22 @@ def show_notes() -> None:
     logger.handlers = [Notes()]
 
 
+def parse_bytes(text: str) -> int:
+    """A size in bytes. Raises ConfigError for what is none.
+
+    >>> [parse_bytes(text) for text in ("500kB", "1.5 MB", "4096")]
+    [500000, 1500000, 4096]
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*(k|m|g|)(i?)b?\s*", text.lower())
+    try:
+        number = Fraction(found[1]) if found else Fraction(0)
+    except ValueError:
+        number = Fraction(0)
+    if found is None or number <= 0:
+        raise ConfigError(f"{text!r} is not a size", hint="for example 500kB or 20MB")
+    return int(number * (1024 if found[3] else 1000) ** ("", "k", "m", "g").index(found[2]))
+
+
 def bytes_text(size: int | None) -> str:
     """A size for people.
 
@@ -115,6 +140,26 @@ def progress(label: str) -> Iterator[OnProgress]:
             bar.update(task, completed=state.frames, total=state.total_frames, detail=detail(state, began))
 
         yield show
+
+
+@contextmanager
+def transfer(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A listener of a download: a bar on a terminal, sparse lines elsewhere."""
+    if not err.is_terminal:
+        last = time.monotonic()
+
+        def log(done: int, total: int | None) -> None:
+            nonlocal last
+            if time.monotonic() - last > LOG_EVERY_SECONDS:
+                last = time.monotonic()
+                err.print(f"{label}: {bytes_text(done)} of {bytes_text(total)}")
+
+        yield log
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def detail(state: State, began: float) -> str:

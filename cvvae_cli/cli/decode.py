@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from cvvae_cli.cli import console
-from cvvae_cli.cli.options import Device, Dtype, Force, Json, NoAttachments, NoAudio, NoSubtitles, Tile
+from cvvae_cli.cli.options import (
+    Device,
+    Dtype,
+    Force,
+    Json,
+    MaxMemory,
+    NoAttachments,
+    NoAudio,
+    NoSubtitles,
+    Tile,
+)
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.output import require_writable
 
@@ -45,6 +55,7 @@ def decode(
     device: Device = "auto",
     dtype: Dtype = "auto",
     tile: Tile = None,
+    max_memory: MaxMemory = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -69,6 +80,7 @@ def decode(
         device=device,
         dtype=dtype,
         tile_pixels=tile,
+        max_memory_bytes=None if max_memory is None else console.parse_bytes(max_memory),
         output=OutputOptions(codec, crf, pix_fmt),
         force=force,
     )

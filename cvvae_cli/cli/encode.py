@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,17 @@ from typing import Annotated
 import typer
 
 from cvvae_cli.cli import console
-from cvvae_cli.cli.options import Device, Dtype, Force, Json, NoAttachments, NoAudio, NoSubtitles, Tile
+from cvvae_cli.cli.options import (
+    Device,
+    Dtype,
+    Force,
+    Json,
+    MaxMemory,
+    NoAttachments,
+    NoAudio,
+    NoSubtitles,
+    Tile,
+)
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.names import DEFAULT_MODEL
 from cvvae_cli.output import require_writable
@@ -54,6 +63,11 @@ def encode(
     device: Device = "auto",
     dtype: Dtype = "auto",
     tile: Tile = None,
+    temporal_overlap: Annotated[
+        int,
+        typer.Option(help="Frames that windows of the paper's networks share and blend: 0, 4, 8 or 12."),
+    ] = 0,
+    max_memory: MaxMemory = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted encode of the same source stopped.")
     ] = False,
@@ -63,7 +77,7 @@ def encode(
     """Compress a video into a .cvl file."""
     require_writable(output, (source,), force=force)
     frame_rate = parse_rate(fps) if fps is not None else None
-    size = None if target_size is None else parse_bytes(target_size)
+    size = None if target_size is None else console.parse_bytes(target_size)
     if sum(value is not None for value in (target_bpp, target_psnr, size)) > 1:
         raise ConfigError("there is more than one target", hint="pass one of them")
     has_target = target_bpp is not None or target_psnr is not None or size is not None
@@ -83,6 +97,8 @@ def encode(
         device=device,
         dtype=dtype,
         tile_pixels=tile,
+        temporal_overlap=temporal_overlap,
+        max_memory_bytes=None if max_memory is None else console.parse_bytes(max_memory),
         force=force,
         resume=resume,
     )
@@ -103,22 +119,6 @@ def encode(
         "model": f"{report.model}{quality_text(report.quality)} on {report.device}, {report.dtype}",
     }
     console.print_table(str(output), rows)
-
-
-def parse_bytes(text: str) -> int:
-    """A size in bytes. Raises ConfigError for what is none.
-
-    >>> [parse_bytes(text) for text in ("500kB", "1.5 MB", "4096")]
-    [500000, 1500000, 4096]
-    """
-    found = re.fullmatch(r"\s*([0-9.]+)\s*(k|m|g|)(i?)b?\s*", text.lower())
-    try:
-        number = Fraction(found[1]) if found else Fraction(0)
-    except ValueError:
-        number = Fraction(0)
-    if found is None or number <= 0:
-        raise ConfigError(f"{text!r} is not a size", hint="for example 500kB or 20MB")
-    return int(number * (1024 if found[3] else 1000) ** ("", "k", "m", "g").index(found[2]))
 
 
 def quality_text(quality: float | None) -> str:

@@ -12,8 +12,14 @@ Dtype = Annotated[str, typer.Option(help="Numbers of the network: auto, fp32, bf
 Tile = Annotated[
     int | None,
     typer.Option(
-        min=64, help="Largest side of a tile in pixels; smaller needs less memory, the result is the same."
+        min=64,
+        help="Largest side of a tile in pixels; smaller needs less memory. The result is the same with "
+        "compact; with the paper's networks tiles are part of it.",
     ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(help="Most memory for activations, such as 8GiB; else most of what is free."),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUTPUT if it exists.")]
 MetricNames = Annotated[

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "level": None,
     "rotation": 0,
     "side": [],
+    "window": None,
 }  # keys that are left out while they have this value
 
 
@@ -45,6 +46,7 @@ class Header:
     chapters: int
     computed: str
     source: str | None
+    window: tuple[int, int, int, int] | None = None  # see WindowGeometry
 
     @property
     def geometry(self) -> LatentGeometry:
@@ -115,7 +117,20 @@ def parse_header(values: dict[str, Any]) -> Header:
         chapters=number(values.get("chapters"), "chapters", 0, 2**31),
         computed=text("computed"),
         source=None if source is None else text("source"),
+        window=parse_window(values.get("window")),
     )
+
+
+def parse_window(value: object) -> tuple[int, int, int, int] | None:
+    """[frames, overlap, tile, stride] of windows and tiles. Raises CorruptFileError."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 4 or any(type(n) is not int for n in value):
+        raise CorruptFileError("the header's 'window' is not four numbers")
+    frames, overlap, tile, stride = value
+    if not (0 <= overlap < frames <= 256 and 0 < stride <= tile <= 2 * stride <= 2**16):
+        raise CorruptFileError("the header's 'window' makes no sense")
+    return frames, overlap, tile, stride
 
 
 def parse_side(values: object) -> tuple[SideStream, ...]:

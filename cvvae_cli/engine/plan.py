@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from cvvae_cli.types import FrameBatch, LatentGeometry
+from cvvae_cli.types import FrameBatch, LatentGeometry, WindowGeometry
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,31 @@ def plan_tiles(height: int, width: int, tile: int | None, halo: int) -> list[Til
         for rows in split_evenly(height, tile)
         for columns in split_evenly(width, tile)
     ]
+
+
+def tile_starts(length: int, tile: int, stride: int) -> list[int]:
+    """Where overlapping tiles begin: at multiples of the stride, until one reaches the edge.
+
+    >>> tile_starts(160, 72, 56), tile_starts(72, 72, 56)
+    ([0, 56, 112], [0])
+    """
+    starts = [0]
+    while starts[-1] + tile < length:
+        starts.append(starts[-1] + stride)
+    return starts
+
+
+def plan_windows(num_latents: int, windows: WindowGeometry) -> list[range]:
+    """The latent frames of each window; the first of all but the first window is the one before's too.
+
+    >>> plan_windows(10, WindowGeometry(frames=4))
+    [range(0, 5), range(4, 9), range(8, 10)]
+    >>> plan_windows(10, WindowGeometry(frames=4, overlap=1))
+    [range(0, 5), range(3, 8), range(6, 10)]
+    """
+    count = max(0, -(-(num_latents - 1 - windows.frames) // windows.step)) + 1
+    starts = (number * windows.step for number in range(count))
+    return [range(start, min(start + windows.frames + 1, num_latents)) for start in starts]
 
 
 def group_latents(positions: int, chunk: int, fewest: int) -> int:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cvvae_cli.engine.device import Placement, keep_freed_memory
+from cvvae_cli.engine.base import BaseEngine, EngineOptions, is_finite, network_to_pixels
 from cvvae_cli.engine.plan import group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.models.autoencoder import StreamingAutoencoder
 from cvvae_cli.models.layers import Memory
-from cvvae_cli.models.registry import ModelSpec
 from cvvae_cli.types import FrameBatch, LatentChunk
 
 logger = logging.getLogger("cvvae")
@@ -30,47 +28,8 @@ DEFAULT_TILE_PIXELS = 1024
 BUSY_POSITIONS = 4096  # latent positions of a group that keep a CPU busy (`make benchmark`)
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """How to run; no option changes the latents beyond rounding."""
-
-    tile_pixels: int | None = None  # largest side of a tile; None: chosen from the picture's size
-
-    def tile_latents(self, height: int, width: int, pixels: int) -> int | None:
-        if self.tile_pixels is not None:
-            return max(1, self.tile_pixels // pixels)
-        is_small = height * width * pixels**2 <= LARGEST_WHOLE_PICTURE
-        return None if is_small else DEFAULT_TILE_PIXELS // pixels
-
-
-class Engine:
-    """A model on a device. `encode_stream` and `decode_stream` are independent of each other."""
-
-    def __init__(
-        self,
-        spec: ModelSpec,
-        build: Callable[[], StreamingAutoencoder],
-        placement: Placement,
-        options: EngineOptions | None = None,
-    ) -> None:
-        """`build` gives the network in fp32; it is called again if another number type fails."""
-        self.spec = spec
-        self.build = build
-        self.placement = placement
-        self.options = options or EngineOptions()
-        if placement.device.type == "cpu":
-            keep_freed_memory()
-        self.network = self._place(placement.dtype)
-        self.fell_back = False  # to fp32, after a chunk that was not finite
-
-    def _place(self, dtype: torch.dtype) -> StreamingAutoencoder:
-        self.dtype = dtype
-        return self.build().to(self.placement.device).compute_in(dtype)
-
-    def describe(self) -> str:
-        """What decides the last digits of a result: device, number type and tile."""
-        tile = f" tile {self.options.tile_pixels}" if self.options.tile_pixels else ""
-        return f"{self.placement.device.type} {self.placement.dtype_name}{tile}"
+class Engine(BaseEngine):
+    """A streaming model on a device. `encode_stream` and `decode_stream` are independent of each other."""
 
     @torch.inference_mode()
     def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:
@@ -96,7 +55,7 @@ class Engine:
             rgb = pad_frames(batch.rgb, repeats, step * -(-count // group), geometry.pixels)
             parts = []
             for at in range(0, len(rgb), step):
-                x = self._pixels_to_network(rgb[at : at + step])
+                x = self.pixels_to_network(rgb[at : at + step])
                 parts.append(self._finite(runner, x, frames)[0].float().cpu())
             yield LatentChunk(torch.cat(parts, dim=1)[:, :count].numpy(), frames, batch.pts)
             latent += count
@@ -176,7 +135,7 @@ class Engine:
         scale_out: int,
         halo: int,
     ) -> TiledRunner:
-        tile = self.options.tile_latents(height, width, self.spec.geometry.pixels)
+        tile = tile_latents(self.options, height, width, self.spec.geometry.pixels)
         return TiledRunner(run, plan_tiles(height, width, tile, halo), scale_in, scale_out)
 
     def _encode(self, x: Tensor, memory: Memory) -> Tensor:
@@ -204,7 +163,7 @@ class Engine:
             return y
         if self.dtype != torch.float32:
             old = self.network
-            self.network = self._place(torch.float32)
+            self.network = self.place(torch.float32)
             self.fell_back = True
             logger.warning("frames from %d on are computed in fp32: NaN or infinity before", frames.start)
             runner.memories = [carry_over(memory, old, self.network) for memory in before]
@@ -216,23 +175,13 @@ class Engine:
             hint="check the source there, and the weights",
         )
 
-    def _pixels_to_network(self, rgb: np.ndarray) -> Tensor:
-        """uint8 or uint16 (T, H, W, 3) → float (1, 3, T, H, W) in [-1, 1], channels last in memory."""
-        x = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.placement.device, non_blocking=True)
-        x = x.to(torch.float32).div_(np.iinfo(rgb.dtype).max / 2).sub_(1)
-        return x.permute(3, 0, 1, 2)[None]
 
-
-def network_to_pixels(video: Tensor, depth: int) -> np.ndarray:
-    """(1, 3, T, H, W) → uint8, or uint16 above 8 bits, (T, H, W, 3), rounded and clamped."""
-    kind, largest = (torch.uint8, 255) if depth <= 8 else (torch.uint16, 65_535)
-    x = video[0].permute(1, 2, 3, 0).float()
-    x = x.add(1).mul_(largest / 2).round_().clamp_(0, largest)
-    return x.to(kind).contiguous().cpu().numpy()
-
-
-def is_finite(x: Tensor) -> bool:
-    return bool(torch.isfinite(x).all())
+def tile_latents(options: EngineOptions, height: int, width: int, pixels: int) -> int | None:
+    """Largest side of a tile in latent positions; None: the whole picture at once."""
+    if options.tile_pixels is not None:
+        return max(1, options.tile_pixels // pixels)
+    is_small = height * width * pixels**2 <= LARGEST_WHOLE_PICTURE
+    return None if is_small else DEFAULT_TILE_PIXELS // pixels
 
 
 def carry_over(memory: Memory, old: StreamingAutoencoder, new: StreamingAutoencoder) -> Memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ class VideoAutoencoder(nn.Module, ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """The whole video of latents, not clamped."""
 
+    def compute_in(self, dtype: torch.dtype) -> Self:
+        """Use a number type wherever it does no harm; what goes in and comes out stays fp32."""
+        return self.to(dtype)
+
 
 class StreamingAutoencoder(VideoAutoencoder):
     """A model that gives the same numbers group by group as for the whole video.
@@ -30,10 +35,6 @@ class StreamingAutoencoder(VideoAutoencoder):
     """
 
     time_stride: int
-
-    def compute_in(self, dtype: torch.dtype) -> StreamingAutoencoder:
-        """Use a number type wherever it does no harm; what goes in and comes out stays fp32."""
-        return self.to(dtype)
 
     @abstractmethod
     def encode_groups(self, groups: Tensor, memory: Memory | None = None) -> Tensor:
@@ -57,3 +58,27 @@ class StreamingAutoencoder(VideoAutoencoder):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.decode_groups(latents)[:, :, self.time_stride - 1 :]
+
+
+class WindowedAutoencoder(VideoAutoencoder):
+    """A model whose norms and attention see all of a window: its result depends on how a video was cut."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def encode_moments(self, video: Tensor) -> Tensor:
+        """(B, 3, 1 + 4n, H, W) → mean and log-variance of the latents, (B, 2C, 1 + n, H/8, W/8)."""
+        moments: Tensor = self.encoder(video.to(self.dtype))
+        return moments.float()
+
+    def encode(self, video: Tensor) -> Tensor:
+        return self.encode_moments(video).chunk(2, dim=1)[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        video: Tensor = self.decoder(latents.to(self.dtype))
+        return video.float()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, in which everything is computed."""
+        return next(self.parameters()).dtype

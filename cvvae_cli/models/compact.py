@@ -9,6 +9,7 @@ start (principal components); the network adds what a linear transform cannot.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +143,7 @@ class Compact(StreamingAutoencoder):
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
 
-    def compute_in(self, dtype: torch.dtype) -> Compact:
+    def compute_in(self, dtype: torch.dtype) -> Self:
         """Use a number type for the network. The linear path stays in fp32: its latents reach dozens of
         steps, which bf16 would round by a quarter of a step."""
         self.encoder.to(dtype)

@@ -6,6 +6,8 @@ depends on itself alone.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ class Linear(StreamingAutoencoder):
         self.linear_encode = ChannelLinear(PATCH, latent_channels)
         self.linear_decode = ChannelLinear(latent_channels, PATCH)
 
-    def compute_in(self, dtype: torch.dtype) -> Linear:
+    def compute_in(self, dtype: torch.dtype) -> Self:
         """Stays in fp32: latents reach dozens of steps, which bf16 would round by a quarter of a step."""
         return self
 

@@ -15,10 +15,19 @@ from safetensors.numpy import load as load_arrays
 
 from cvvae_cli import store
 from cvvae_cli.errors import UnknownModelError, WeightsError
-from cvvae_cli.types import LatentGeometry
+from cvvae_cli.models.imported import (
+    ARCHITECTURES,
+    RELEASES,
+    Imported,
+    load_strictly,
+    missing,
+    read_imported,
+    read_manifest,
+)
+from cvvae_cli.types import LatentGeometry, WindowGeometry
 
 if TYPE_CHECKING:
-    from cvvae_cli.models.autoencoder import StreamingAutoencoder
+    from cvvae_cli.models.autoencoder import VideoAutoencoder
 
 NETWORK_PREFIX = "network."
 
@@ -29,7 +38,7 @@ class ModelSpec:
 
     name: str
     geometry: LatentGeometry
-    build: Callable[[Mapping[str, Any]], StreamingAutoencoder]  # from the configuration beside the weights
+    build: Callable[[Mapping[str, Any]], VideoAutoencoder]  # from the configuration beside the weights
     weights_file: str
     weights_sha256: str
     chunk_latents: int
@@ -43,16 +52,20 @@ class ModelSpec:
     default_level: int | None = None
     scaling_factor: float = 1.0  # a diffusion model sees (latents - shift_factor) * scaling_factor
     shift_factor: float = 0.0
+    windows: WindowGeometry | None = None  # of a model whose result depends on its window
+    decode_ahead: int = 0  # latent frames after those wanted that reach into their decoding
+    width: int = 0  # channels at the size of the picture, of a windowed model
+    imported: Imported | None = None  # weights that a user brought
 
 
-def build_compact(config: Mapping[str, Any]) -> StreamingAutoencoder:
+def build_compact(config: Mapping[str, Any]) -> VideoAutoencoder:
     from cvvae_cli.models.compact import Compact, CompactConfig
 
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     return Compact(CompactConfig(**values)).channels_last()
 
 
-def build_linear(config: Mapping[str, Any]) -> StreamingAutoencoder:
+def build_linear(config: Mapping[str, Any]) -> VideoAutoencoder:
     from cvvae_cli.models.linear import Linear
 
     return Linear(**config)
@@ -113,10 +126,42 @@ ALIASES = {"compact": "compact-2"}
 def find_model(name: str) -> ModelSpec:
     """The model of a name or alias. Raises UnknownModelError."""
     spec = MODELS.get(ALIASES.get(name, name))
-    if spec is None:
-        known = ", ".join([*ALIASES, *MODELS])
-        raise UnknownModelError(f"no model is called {name!r}", hint=f"known models: {known}")
-    return spec
+    if spec is not None:
+        return spec
+    manifest = read_manifest()
+    if name in manifest:
+        return imported_spec(manifest[name])
+    if name in RELEASES:
+        raise missing(name)
+    known = ", ".join([*ALIASES, *MODELS, *RELEASES, *(n for n in manifest if n not in RELEASES)])
+    raise UnknownModelError(f"no model is called {name!r}", hint=f"known models: {known}")
+
+
+def imported_spec(entry: Imported) -> ModelSpec:
+    """What weights that a user brought stand for: one of the paper's networks, its latents kept exactly."""
+    architecture = ARCHITECTURES[entry.architecture]
+    windows = WindowGeometry()
+    scaling, shift = architecture.scaling
+    return ModelSpec(
+        name=entry.name,
+        geometry=LatentGeometry(architecture.latent_channels(entry.config), frames=4, pixels=8),
+        build=architecture.build,
+        weights_file=str(entry.path),
+        weights_sha256=entry.source_sha256,
+        chunk_latents=windows.frames,
+        coder="exact-bf16",
+        period=windows.frames,
+        encode_context=2 * windows.frames,
+        decode_context=2 * windows.frames,
+        encode_halo=0,
+        decode_halo=0,
+        scaling_factor=scaling,
+        shift_factor=shift,
+        windows=windows,
+        decode_ahead=2 * windows.frames,
+        width=architecture.width(entry.config),
+        imported=entry,
+    )
 
 
 class Weights:
@@ -155,10 +200,12 @@ class Weights:
         )
         return np.exp(gain).astype(np.float32), np.exp(step).astype(np.float32)
 
-    def build(self) -> StreamingAutoencoder:
+    def build(self) -> VideoAutoencoder:
         """The network with these weights, in fp32, ready to run."""
         import torch
 
+        if self.spec.imported is not None:
+            return self._build_imported(self.spec.imported)
         network = self.spec.build(self.config)
         state = {
             name.removeprefix(NETWORK_PREFIX): torch.from_numpy(array.astype(np.float32))
@@ -166,6 +213,13 @@ class Weights:
             if name.startswith(NETWORK_PREFIX)
         }
         network.load_state_dict(state, strict=True)
+        return network.eval().requires_grad_(False)
+
+    def _build_imported(self, entry: Imported) -> VideoAutoencoder:
+        from safetensors.torch import load
+
+        tensors = {name: tensor.float() for name, tensor in load(self.data).items()}
+        network = load_strictly(ARCHITECTURES[entry.architecture], entry.config, tensors)
         return network.eval().requires_grad_(False)
 
 
@@ -179,6 +233,8 @@ def interpolated(anchors: np.ndarray, place: float) -> np.ndarray:
 
 def read_weights(spec: ModelSpec) -> bytes:
     """The bytes of a model's weights file. Raises WeightsError if it is missing or not the right one."""
+    if spec.imported is not None:
+        return read_imported(spec.imported)
     path = store.shipped(spec.weights_file)
     if path is None:
         raise WeightsError(f"the weights of {spec.name} are missing", hint="install cvvae again")

@@ -51,8 +51,8 @@ class OutputOptions:
 
     codec: str | None = None
     crf: int | None = None
-    preset: str | None = None  # of libvpx-vp9 its cpu-used
     pix_fmt: str | None = None
+    preset: str | None = None  # of libvpx-vp9 its cpu-used
 
 
 def require_known_output(output: Path, num_frames: int) -> None:

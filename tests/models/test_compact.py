@@ -90,7 +90,7 @@ def test_it_starts_as_the_transform_codec_of_its_components():
     assert torch.allclose(network.decode_groups(coefficients), video, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("compact")])
 def test_the_registry_knows_the_reach_of_each_model(name):
     from cvvae_cli.models.registry import Weights
 

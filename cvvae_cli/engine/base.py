@@ -1,0 +1,92 @@
+"""What every engine is: a network on a device, with frames going in and out as plain arrays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvvae_cli.engine.device import Placement, keep_freed_memory
+from cvvae_cli.models.autoencoder import VideoAutoencoder
+from cvvae_cli.models.registry import ModelSpec
+from cvvae_cli.types import FrameBatch, LatentChunk
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to run. With a streaming model no option changes the latents beyond rounding; with a windowed one
+    tile and overlap are part of the result, and the header keeps them."""
+
+    tile_pixels: int | None = None  # largest side of a tile; None: chosen from the picture, or the model's
+    temporal_overlap: int = 0  # frames that windows share beyond the one they must; a multiple of four
+    max_memory_bytes: int | None = None  # of activations; None: most of what the device has left
+
+
+class BaseEngine(ABC):
+    """A model on a device."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        build: Callable[[], VideoAutoencoder],
+        placement: Placement,
+        options: EngineOptions | None = None,
+    ) -> None:
+        """`build` gives the network in fp32; it is called again if another number type fails."""
+        self.spec = spec
+        self.build = build
+        self.placement = placement
+        self.options = options or EngineOptions()
+        if placement.device.type == "cpu":
+            keep_freed_memory()
+        self.network: Any = self.place(placement.dtype)
+        self.fell_back = False  # to fp32, after a piece that was not finite
+
+    @abstractmethod
+    def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:
+        """Latents of consecutive frames, a chunk of the grid at a time."""
+
+    @abstractmethod
+    def decode_stream(
+        self,
+        chunks: Iterable[LatentChunk],
+        width: int,
+        height: int,
+        frames: range | None = None,
+        *,
+        depth: int = 8,
+    ) -> Iterator[FrameBatch]:
+        """Frames of consecutive chunks of the grid, cropped to the true size: those in `frames`, or all."""
+
+    def place(self, dtype: torch.dtype) -> VideoAutoencoder:
+        """The network on the device, computing in a number type."""
+        self.dtype = dtype
+        return self.build().to(self.placement.device).compute_in(dtype)
+
+    def describe(self) -> str:
+        """What decides the last digits of a result: device, number type and tile."""
+        tile = f" tile {self.options.tile_pixels}" if self.options.tile_pixels else ""
+        return f"{self.placement.device.type} {self.placement.dtype_name}{tile}"
+
+    def pixels_to_network(self, rgb: np.ndarray) -> Tensor:
+        """uint8 or uint16 (T, H, W, 3) → float (1, 3, T, H, W) in [-1, 1], channels last in memory."""
+        x = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.placement.device, non_blocking=True)
+        x = x.to(torch.float32).div_(np.iinfo(rgb.dtype).max / 2).sub_(1)
+        return x.permute(3, 0, 1, 2)[None]
+
+
+def network_to_pixels(video: Tensor, depth: int) -> np.ndarray:
+    """(1, 3, T, H, W) → uint8, or uint16 above 8 bits, (T, H, W, 3), rounded and clamped."""
+    kind, largest = (torch.uint8, 255) if depth <= 8 else (torch.uint16, 65_535)
+    x = video[0].permute(1, 2, 3, 0).float()
+    x = x.add(1).mul_(largest / 2).round_().clamp_(0, largest)
+    return x.to(kind).contiguous().cpu().numpy()
+
+
+def is_finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())

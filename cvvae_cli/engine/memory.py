@@ -1,0 +1,56 @@
+"""What a window of the paper's networks needs, and whether it is there, before the first computation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cvvae_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cvvae_cli.engine.windows import WindowEngine
+
+LAYERS_ALIVE = 5.0  # full-resolution layers of the first width held at once (`make benchmark-paper`)
+SHARE = 0.85  # of what is free, if no limit is given
+SMALLEST_TILE = 8  # latent positions
+
+
+def bytes_of_tile(channels: int, bytes_per_value: int, frames: int, rows: int, columns: int) -> int:
+    """About the most that one tile needs: a few layers at the size of the picture."""
+    return int(LAYERS_ALIVE * channels * bytes_per_value * frames * rows * columns * 64)
+
+
+def require_memory(engine: WindowEngine, frames: int, rows: int, columns: int) -> None:
+    """Raise ConfigError if a tile will not fit, with the tile that would. Sizes in latent positions."""
+    limit = engine.options.max_memory_bytes or free_bytes(engine.placement.device)
+    if limit is None:
+        return
+    tile, width = engine.windows.tile, engine.spec.width
+    value = torch.finfo(engine.dtype).bits // 8
+    needed = bytes_of_tile(width, value, frames, min(rows, tile), min(columns, tile))
+    if needed <= limit:
+        return
+    fitting = tile
+    while fitting > SMALLEST_TILE and bytes_of_tile(width, value, frames, fitting, fitting) > limit:
+        fitting -= 1
+    hint = (
+        f"pass --tile {fitting * engine.spec.geometry.pixels}; it is part of the result, and kept in the file"
+    )
+    raise ConfigError(
+        f"a tile of {min(columns, tile) * 8}x{min(rows, tile) * 8} pixels needs about {needed / 1e9:.1f} GB, "
+        f"{limit / 1e9:.1f} GB are there",
+        hint=hint,
+    )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Most of what the device has left; None where it does not say."""
+    if device.type == "cuda":
+        return int(SHARE * torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(SHARE * 1024 * int(lines["MemAvailable"].split()[0]))
+    except (OSError, KeyError, ValueError):
+        return None
