@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics evaluate train wheel clean
+.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-paper evaluate train wheel clean
 
 help: ## Show what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -47,6 +47,9 @@ benchmark-memory: $(READY) ## Measure peak memory of 300 and of 1500 frames (fiv
 
 benchmark-metrics: $(READY) ## Measure the speed of the metrics.
 	$(BIN)/python tests/tools/benchmark.py metrics
+
+benchmark-paper: $(READY) ## Measure the paper's network at full size beside a plain one (five minutes).
+	$(BIN)/python tests/tools/benchmark.py paper
 
 evaluate: $(READY) ## Figures of README and model card: cvvae bench on DATA/eval/video (half an hour).
 	$(BIN)/python tests/tools/evaluate.py $(DATA)

@@ -63,6 +63,12 @@ def encode(
     device: Device = "auto",
     dtype: Dtype = "auto",
     tile: Tile = None,
+    no_tiles: Annotated[
+        bool,
+        typer.Option(
+            "--no-tiles", help="Normalise and attend over the whole picture: no seams in space, more memory."
+        ),
+    ] = False,
     temporal_overlap: Annotated[
         int,
         typer.Option(help="Frames that windows of the paper's networks share and blend: 0, 4, 8 or 12."),
@@ -96,7 +102,7 @@ def encode(
         frame_rate=frame_rate,
         device=device,
         dtype=dtype,
-        tile_pixels=tile,
+        tile_pixels=0 if no_tiles else tile,
         temporal_overlap=temporal_overlap,
         max_memory_bytes=None if max_memory is None else console.parse_bytes(max_memory),
         force=force,

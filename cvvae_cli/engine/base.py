@@ -16,13 +16,15 @@ from cvvae_cli.models.autoencoder import VideoAutoencoder
 from cvvae_cli.models.registry import ModelSpec
 from cvvae_cli.types import FrameBatch, LatentChunk
 
+WHOLE_PICTURE = 0  # as `tile_pixels`: no tiles
+
 
 @dataclass(frozen=True)
 class EngineOptions:
     """How to run. With a streaming model no option changes the latents beyond rounding; with a windowed one
     tile and overlap are part of the result, and the header keeps them."""
 
-    tile_pixels: int | None = None  # largest side of a tile; None: chosen from the picture, or the model's
+    tile_pixels: int | None = None  # largest side of a tile; None: chosen; 0: no tiles
     temporal_overlap: int = 0  # frames that windows share beyond the one they must; a multiple of four
     max_memory_bytes: int | None = None  # of activations; None: most of what the device has left
 

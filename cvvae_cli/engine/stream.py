@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvvae_cli.engine.base import BaseEngine, EngineOptions, is_finite, network_to_pixels
+from cvvae_cli.engine.base import WHOLE_PICTURE, BaseEngine, EngineOptions, is_finite, network_to_pixels
 from cvvae_cli.engine.plan import group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
@@ -178,6 +178,8 @@ class Engine(BaseEngine):
 
 def tile_latents(options: EngineOptions, height: int, width: int, pixels: int) -> int | None:
     """Largest side of a tile in latent positions; None: the whole picture at once."""
+    if options.tile_pixels == WHOLE_PICTURE:
+        return None
     if options.tile_pixels is not None:
         return max(1, options.tile_pixels // pixels)
     is_small = height * width * pixels**2 <= LARGEST_WHOLE_PICTURE

@@ -14,13 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvvae_cli.engine.base import BaseEngine, is_finite, network_to_pixels
+from cvvae_cli.engine.base import WHOLE_PICTURE, BaseEngine, is_finite, network_to_pixels
 from cvvae_cli.engine.memory import require_memory
 from cvvae_cli.engine.plan import pad_frames, plan_windows, tile_starts
 from cvvae_cli.errors import ConfigError, NonFiniteError
+from cvvae_cli.models.autoencoder import VideoAutoencoder
+from cvvae_cli.models.half3d import in_bands
 from cvvae_cli.types import FrameBatch, LatentChunk, LatentGeometry, WindowGeometry
 
 logger = logging.getLogger("cvvae")
+MOST_POSITIONS = 2**13  # each way, of any picture
+BAND_ROWS = 64  # of a layer computed at a time where a tile is the whole picture
 Run = Callable[[Tensor], Tensor]
 
 
@@ -31,6 +35,12 @@ class WindowEngine(BaseEngine):
         super().__init__(*arguments, **options)
         assert self.spec.windows is not None
         self.windows: WindowGeometry = self.spec.windows
+
+    def place(self, dtype: torch.dtype) -> VideoAutoencoder:
+        network = super().place(dtype)
+        is_whole = self.spec.windows is not None and self.spec.windows.tile == self.spec.windows.stride
+        in_bands(network, BAND_ROWS if is_whole else None)  # layer by layer over the whole picture
+        return network
 
     @torch.inference_mode()
     def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:
@@ -356,7 +366,9 @@ def geometry_for(
 ) -> WindowGeometry:
     """The geometry that options ask for. Raises ConfigError for one that cannot be."""
     tile, stride = default.tile, default.stride
-    if tile_pixels is not None:
+    if tile_pixels == WHOLE_PICTURE:
+        tile = stride = MOST_POSITIONS
+    elif tile_pixels is not None:
         tile = tile_pixels // pixels
         stride = max(1, round(tile * default.stride / default.tile))
     if temporal_overlap % group or not 0 <= temporal_overlap < group * default.frames:

@@ -20,14 +20,13 @@ from cvvae_cli.models.half3d import (
     HalfBlock,
     Norm,
     Padding,
+    UpsamplingConv,
     as_frames,
     as_positions,
     as_video,
     attend,
     channels_last,
-    double_time,
     from_positions,
-    upsample,
 )
 
 EPS = 1e-5
@@ -115,12 +114,10 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int, *, doubles_time: bool) -> None:
         super().__init__()
-        self.doubles_time = doubles_time
-        self.conv = Conv3d(channels, channels * (2 if doubles_time else 1), UPSAMPLED)
+        self.conv = UpsamplingConv(channels, UPSAMPLED, doubles_time=doubles_time)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(upsample(x))
-        return double_time(y) if self.doubles_time else y
+        return self.conv(x)
 
 
 class Middle(nn.Module):
@@ -171,7 +168,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for stage in self.down:
             x = stage(x)
-        return self.conv_out(self.norm_out.swish(self.mid(x)))
+        return self.conv_out.of_normed_swish(self.norm_out, self.mid(x))
 
 
 class Decoder(nn.Module):
@@ -196,7 +193,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z))
         for stage in reversed(self.up):
             x = stage(x)
-        return self.conv_out(self.norm_out.swish(x))
+        return self.conv_out.of_normed_swish(self.norm_out, x)
 
 
 class CvVaeSd21(WindowedAutoencoder):

@@ -20,12 +20,11 @@ from cvvae_cli.models.half3d import (
     HalfBlock,
     Norm,
     Padding,
+    UpsamplingConv,
     as_positions,
     attend,
     channels_last,
-    double_time,
     from_positions,
-    upsample,
 )
 
 EPS = 1e-6
@@ -88,12 +87,10 @@ class Downsampler(nn.Module):
 class Upsampler(nn.Module):
     def __init__(self, channels: int, *, doubles_time: bool) -> None:
         super().__init__()
-        self.doubles_time = doubles_time
-        self.conv = Conv3d(channels, channels * (2 if doubles_time else 1), AROUND)
+        self.conv = UpsamplingConv(channels, AROUND, doubles_time=doubles_time)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(upsample(x))
-        return double_time(y) if self.doubles_time else y
+        return self.conv(x)
 
 
 class Middle(nn.Module):
@@ -143,7 +140,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for stage in self.down_blocks:
             x = stage(x)
-        return self.conv_out(self.conv_norm_out.swish(self.mid_block(x)))
+        return self.conv_out.of_normed_swish(self.conv_norm_out, self.mid_block(x))
 
 
 class Decoder(nn.Module):
@@ -167,7 +164,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z))
         for stage in self.up_blocks:
             x = stage(x)
-        return self.conv_out(self.conv_norm_out.swish(x))
+        return self.conv_out.of_normed_swish(self.conv_norm_out, x)
 
 
 class CvVaeSd3(WindowedAutoencoder):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 GROUPS = 32
+PIECE = 4096  # positions that are normalised at a time, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,39 @@ class Padding:
     back: int  # frames after the last
     time: Literal["replicate", "zeros"]
     space: Literal["replicate", "zeros"]
+
+    @property
+    def needs_buffer(self) -> bool:
+        """Whether anything is replicated, which zeros of the convolution cannot stand for."""
+        return "replicate" in (self.time, self.space)
+
+    def around(self, x: Tensor) -> Tensor:
+        """`x` with what is replicated; zeros are left to the convolution."""
+        if self.time == "replicate":
+            x = torch.cat([x[:, :, :1]] * self.front + [x] + [x[:, :, -1:]] * self.back, dim=2)
+        if self.space == "replicate":
+            x = functional.pad(x, (1, 1, 1, 1, 0, 0), "replicate")
+        return x
+
+    def buffer_for(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Memory for `x` and its replicated edges, and the view of it where `x` belongs."""
+        front, back = (self.front, self.back) if self.time == "replicate" else (0, 0)
+        side = 1 if self.space == "replicate" else 0
+        b, c, t, h, w = x.shape
+        buffer = x.new_empty((b, t + front + back, h + 2 * side, w + 2 * side, c)).permute(0, 4, 1, 2, 3)
+        inside = buffer[:, :, front : front + t, side : side + h, side : side + w]
+        return buffer, inside
+
+    def filled(self, buffer: Tensor) -> Tensor:
+        """The buffer, once `x` is in it, with its edges."""
+        if self.space == "replicate":
+            buffer[:, :, :, 0], buffer[:, :, :, -1] = buffer[:, :, :, 1], buffer[:, :, :, -2]
+            buffer[..., 0], buffer[..., -1] = buffer[..., 1], buffer[..., -2]
+        if self.time == "replicate":
+            buffer[:, :, : self.front] = buffer[:, :, self.front : self.front + 1]
+            if self.back:
+                buffer[:, :, -self.back :] = buffer[:, :, -self.back - 1 : -self.back]
+        return buffer
 
 
 def as_frames(x: Tensor) -> Tensor:
@@ -53,9 +87,42 @@ class Norm(nn.GroupNorm):
         y = super().forward(flat)
         return y.permute(0, 2, 3, 1).reshape(b, t, h, w, c).permute(0, 4, 1, 2, 3)
 
-    def swish(self, x: Tensor) -> Tensor:
-        """Normalise, then x * sigmoid(x)."""
-        return functional.silu(self(x), inplace=not torch.is_grad_enabled())
+    def swish_into(self, x: Tensor, out: Tensor) -> Tensor:
+        """Normalise and x * sigmoid(x), written into `out`, which may be `x` itself; no copy is made.
+
+        Statistics are gathered over all of `x` first, in pieces that stay in the cache, and then applied.
+        """
+        scale, shift = self.scale_and_shift(x)
+        for sample in range(len(x)):
+            for frame, target in zip(x[sample].unbind(1), out[sample].unbind(1), strict=True):
+                rows = max(1, PIECE // frame.shape[2])
+                for a, o in zip(torch.split(frame, rows, 1), torch.split(target, rows, 1), strict=True):
+                    y = torch.addcmul(shift[sample], a, scale[sample])
+                    torch.ops.aten.silu.out(y, out=o)
+        return out
+
+    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the statistics and weights come to for each channel, (B, C, 1, 1) each."""
+        b, c, t, h, w = x.shape
+        rows = x.permute(0, 2, 3, 4, 1).reshape(b, t * h * w, c)
+        center = rows[:, :1].float()  # near the mean, so that squares lose no digits
+        ones = torch.ones(1, PIECE, device=x.device)
+        sums = torch.zeros(2, b, c, dtype=torch.float64, device=x.device)
+        for sample in range(b):
+            for piece in torch.split(rows[sample], PIECE):
+                difference = piece.float() - center[sample]
+                one = ones[:, : len(difference)]
+                sums[0, sample] += (one @ difference)[0]
+                sums[1, sample] += (one @ difference.square_())[0]
+        first, second = sums / (t * h * w)
+        mean = first + center[:, 0].double()
+        grouped = mean.view(b, GROUPS, -1)
+        group_mean = grouped.mean(2, keepdim=True)
+        variance = (second - first**2).view(b, GROUPS, -1).mean(2) + (grouped - group_mean).square().mean(2)
+        reciprocal = (variance + self.eps).rsqrt().repeat_interleave(c // GROUPS, dim=1)
+        scale = self.weight.double() * reciprocal
+        shift = self.bias.double() - group_mean.expand_as(grouped).reshape(b, c) * scale
+        return scale.to(x.dtype)[:, :, None, None], shift.to(x.dtype)[:, :, None, None]
 
 
 class Conv3d(nn.Conv3d):
@@ -64,18 +131,39 @@ class Conv3d(nn.Conv3d):
     def __init__(self, inputs: int, outputs: int, padding: Padding, stride: tuple[int, int] = (1, 1)) -> None:
         super().__init__(inputs, outputs, 3, (stride[0], stride[1], stride[1]))
         self.edges = padding
+        self.band_rows: int | None = None  # of the result, computed at a time; None: all
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.of_padded(self.edges.around(x))
+
+    def of_normed_swish(self, norm: Norm, x: Tensor, *, may_overwrite: bool = False) -> Tensor:
+        """The convolution of swish(norm(x)), which is written straight to where its padding lies around it."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self(functional.silu(norm(x)))
+        if may_overwrite and not self.edges.needs_buffer:
+            return self.of_padded(norm.swish_into(x, x))
+        buffer, inside = self.edges.buffer_for(x)
+        norm.swish_into(x, inside)
+        return self.of_padded(self.edges.filled(buffer))
+
+    def of_padded(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """The convolution of what has its replicated edges already."""
         edges = self.edges
-        if edges.time == "replicate":
-            parts = [x[:, :, :1]] * edges.front + [x] + [x[:, :, -1:]] * edges.back
-            x = torch.cat(parts, dim=2)
-        in_time = 0 if edges.time == "replicate" else edges.front
-        if edges.space == "replicate":
-            x = functional.pad(x, (1, 1, 1, 1, 0, 0), "replicate")
-        in_space = 0 if edges.space == "replicate" else 1
-        padding = (in_time, in_space, in_space)
-        return functional.conv3d(x, self.weight, self.bias, self.stride, padding)
+        in_time = edges.front if edges.time == "zeros" else 0
+        in_space = 1 if edges.space == "zeros" else 0
+        weight, bias = (self.weight, self.bias) if weight is None else (weight, bias)
+        rows = (x.shape[3] + 2 * in_space - weight.shape[3]) // self.stride[1] + 1
+        if self.band_rows is None or rows <= self.band_rows or torch.is_grad_enabled():
+            return functional.conv3d(x, weight, bias, self.stride, (in_time, in_space, in_space))
+        bands = []
+        for first in range(0, rows, self.band_rows):
+            last = min(first + self.band_rows, rows) - 1
+            top = first * self.stride[1] - in_space  # of the input, may lie in the padding
+            bottom = last * self.stride[1] - in_space + weight.shape[3]
+            band = x[:, :, :, max(top, 0) : min(bottom, x.shape[3])]
+            band = functional.pad(band, (0, 0, max(-top, 0), max(bottom - x.shape[3], 0)))
+            bands.append(functional.conv3d(band, weight, bias, self.stride, (in_time, 0, in_space)))
+        return torch.cat(bands, dim=3)
 
 
 class FrameConv(nn.Conv2d):
@@ -102,9 +190,13 @@ class HalfBlock(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(self.norm1.swish(x))
-        y = self.conv2(self.norm2.swish(y))
-        return y + self.shortcut(x) if torch.is_grad_enabled() else y.add_(self.shortcut(x))
+        """In inference `x` may be overwritten."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            y = self.conv1(functional.silu(self.norm1(x)))
+            return self.conv2(functional.silu(self.norm2(y))) + self.shortcut(x)
+        shortcut = self.shortcut(x)
+        y = self.conv1.of_normed_swish(self.norm1, x, may_overwrite=shortcut is not x)
+        return self.conv2(self.norm2.swish_into(y, y)).add_(shortcut)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -125,17 +217,44 @@ def from_positions(positions: Tensor, like: Tensor) -> Tensor:
     return positions.reshape(b, t, h, w, c).permute(0, 4, 1, 2, 3)
 
 
-def upsample(x: Tensor) -> Tensor:
-    """Nearest, twice as high and wide."""
-    return as_video(functional.interpolate(as_frames(x), scale_factor=2, mode="nearest"), x.shape[0])
+class UpsamplingConv(Conv3d):
+    """Nearest upsampling, twice as high and wide, and the convolution of that, without ever making it.
+
+    An output pixel sees the same source pixel twice or thrice, so that the kernel's rows and columns add up
+    to 2x2, one kernel for each parity of row and column: 4/9 of the multiplications.
+    """
+
+    def __init__(self, channels: int, padding: Padding, *, doubles_time: bool) -> None:
+        super().__init__(channels, channels * (2 if doubles_time else 1), padding)
+        self.repeats = 2 if doubles_time else 1  # frames that an input frame becomes
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, T, H, W) → (B, C, T or 2T - 1, 2H, 2W)
+        b, c, t, h, w = x.shape
+        x = self.edges.around(x)
+        out = x.new_empty((b, t, self.repeats, h, 2, w, 2, c))
+        assert self.bias is not None
+        for down, rows in enumerate(merged(self.weight, 3)):
+            for right, kernel in enumerate(merged(rows, 4)):
+                layout = kernel.contiguous(memory_format=torch.channels_last_3d)
+                y = self.of_padded(x, layout, self.bias)  # (B, repeats*C, T, H + 1, W + 1)
+                y = y[:, :, :, down : h + down, right : w + right].permute(0, 2, 3, 4, 1)
+                y = y.reshape(b, t, h, w, self.repeats, c).permute(0, 1, 4, 2, 3, 5)
+                out[:, :, :, :, down, :, right] = y
+        out = out.reshape(b, t * self.repeats, 2 * h, 2 * w, c)
+        return out[:, self.repeats - 1 :].permute(0, 4, 1, 2, 3)  # of two for the first, one is dropped
 
 
-def double_time(x: Tensor) -> Tensor:
-    """(B, 2C, T, H, W) → (B, C, 2T - 1, H, W): each frame becomes two, the very first is dropped."""
-    b, c, t, h, w = x.shape
-    x = x.permute(0, 2, 3, 4, 1).reshape(b, t, h, w, 2, c // 2)
-    x = x.permute(0, 1, 4, 2, 3, 5).reshape(b, 2 * t, h, w, c // 2)
-    return x[:, 1:].permute(0, 4, 1, 2, 3)
+def merged(kernel: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """A kernel of three taps for each parity of what was doubled along an axis: two taps of the source."""
+    first, second, third = kernel.unbind(axis)
+    return torch.stack([first, second + third], axis), torch.stack([first + second, third], axis)
+
+
+def in_bands(network: nn.Module, rows: int | None) -> None:
+    """Let the 3D convolutions compute so many rows at a time: less memory for a large picture, same result."""
+    for module in network.modules():
+        if isinstance(module, Conv3d):
+            module.band_rows = rows
 
 
 def channels_last(network: nn.Module) -> nn.Module:

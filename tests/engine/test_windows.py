@@ -156,6 +156,29 @@ def test_what_does_not_fit_is_refused_before_it_starts_with_the_tile_that_would(
     assert engine_of(tile_pixels=64).windows == WindowGeometry(tile=8, stride=6)
 
 
+@torch.inference_mode()
+def test_layer_by_layer_over_the_whole_picture_tiles_make_no_difference():
+    from cvvae_cli.models.cvvae_sd3 import CvVaeSd3, Sd3Config
+    from cvvae_cli.models.cvvae_sd21 import CvVaeSd21, Sd21Config
+    from cvvae_cli.models.half3d import in_bands
+
+    torch.manual_seed(0)
+    for network in (
+        CvVaeSd21(Sd21Config(ch=32, ch_mult=(1, 1, 1, 1))).eval(),
+        CvVaeSd3(Sd3Config(block_out_channels=(32, 32, 32, 32))).eval(),
+    ):
+        x = torch.randn(1, 3, 5, 88, 56)
+        latents = network.encode(x)
+        video = network.decode(latents)
+        for rows in (1, 5, 16):
+            in_bands(network, rows)
+            assert torch.allclose(network.encode(x), latents, atol=1e-4)
+            assert torch.allclose(network.decode(latents), video, atol=1e-4)
+        in_bands(network, None)
+        tiled = encode_tensor(network.encode, x, WindowGeometry(tile=8, stride=6), GEOMETRY)
+        assert not torch.allclose(tiled, latents, atol=1e-2)  # norms over tiles are not those of the whole
+
+
 @pytest.mark.parametrize("overlap", [3, 16, -4])
 def test_an_overlap_that_cannot_be_is_refused(overlap):
     with pytest.raises(ConfigError, match="share"):
@@ -214,6 +237,9 @@ def test_the_commands_take_the_papers_networks(cvvae, narrow, tmp_path, lossless
             frames.append(np.concatenate([b.rgb for b in video]))
     assert frames[0].shape == (38, 70, 92, 3)
     assert np.array_equal(frames[1], frames[0][21:30])
+    whole = cvvae("encode", source, "w.cvl", "--model", model, "--dtype", "fp32", "--no-tiles")
+    assert whole.returncode == 0, whole.stderr
+    assert cvvae("verify", "w.cvl", "--deep").returncode == 0
     done = cvvae("encode", source, "b.cvl", *options)
     assert (tmp_path / "a.cvl").read_bytes() == (tmp_path / "b.cvl").read_bytes()
 

@@ -8,6 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import parity
+import plain_sd21
 
 from cvvae_cli.models.cvvae_sd3 import CvVaeSd3, Sd3Config
 from cvvae_cli.models.cvvae_sd21 import CvVaeSd21, Sd21Config
@@ -35,6 +36,18 @@ def test_parity_sees_a_difference(tmp_path, monkeypatch):
     assert parity.main(tmp_path) == 1
     monkeypatch.setattr(parity, "errors", lambda folder, name: iter([("a", 1e-6)]))
     assert parity.main(tmp_path) == 0
+
+
+@torch.inference_mode()
+def test_the_fast_network_is_the_plain_one():
+    torch.manual_seed(0)
+    network = CvVaeSd21(Sd21Config(ch=32, ch_mult=(1, 1, 2, 2))).eval()
+    state = network.state_dict()
+    x = torch.randn(1, 3, 9, 24, 40)
+    moments = plain_sd21.encode_moments(state, x)
+    assert parity.relative_error(network.encode_moments(x), moments) < 1e-5
+    z = moments[:, :4]
+    assert parity.relative_error(network.decode(z), plain_sd21.decode(state, z)) < 1e-5
 
 
 def test_full_size_networks_have_the_papers_parameters():

@@ -2,6 +2,7 @@
 
 `memory` (make benchmark-memory): peak memory of encoding and decoding 300 and 1500 frames of 640x360.
 `metrics` (make benchmark-metrics): speed of PSNR, SSIM and the others.
+`paper` (make benchmark-paper): the paper's network at full size beside a plain one.
 """
 
 from __future__ import annotations
@@ -23,9 +24,14 @@ from make_clip import make_clip
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvvae_cli.engine.device import choose_placement, keep_freed_memory
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import plain_sd21
+
+from cvvae_cli.codec import peak_memory_bytes
+from cvvae_cli.engine.device import DTYPES, choose_placement, keep_freed_memory
 from cvvae_cli.metrics import METRICS, Metric, MetricOptions, Pair
 from cvvae_cli.metrics.lpips import FEATURES, HEADS, LpipsNetwork
+from cvvae_cli.models.cvvae_sd21 import CvVaeSd21
 from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.store import shipped
 
@@ -160,6 +166,78 @@ def trunk_like(net: str) -> dict[str, torch.Tensor]:
     return {f"features.{name}": t for name, t in FEATURES[net][0]().state_dict().items()}
 
 
+def paper() -> None:
+    """`cvvae-sd21` at full size, random weights, 17x256x256, beside the plain network of the tests.
+
+    Each part runs in a process of its own, whose peak memory is its own.
+    """
+    placement = choose_placement()
+    rows, seconds = [], {}
+    for kind, dtype in (("plain", "fp32"), ("ours", placement.dtype_name)):
+        command = [sys.executable, __file__, "paper-part", kind, dtype]
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        seconds[kind] = found
+        print(kind, dtype, found, flush=True)
+    plain, ours = seconds["plain"], seconds["ours"]
+    for what in ("encode", "decode"):
+        first, second = plain[what], ours[what]
+        rows.append([what, f"{first:.1f} s", f"{second:.1f} s", f"{first / second:.1f}"])
+    memory_cells = [f"{found['peak'] / 1e9:.2f} GB" for found in (plain, ours)]
+    rows.append(["peak memory", *memory_cells, f"{plain['peak'] / ours['peak']:.1f}"])
+    db = [bf16_quality(what) for what in ("encode", "decode")]
+    name = placement.dtype_name
+    text = (
+        f"{machine_name(placement.device)}; 17 frames of 256x256, 182 M random weights, ours in {name}.\n\n"
+        + markdown(["", "plain fp32, contiguous", f"ours, {name}", "ratio"], rows)
+        + f"\n\nbf16 against fp32 (17 frames of 64x64): {db[0]:.1f} dB encoding, {db[1]:.1f} dB decoding."
+    )
+    print(text)
+    replace_figures("README.md", "paper", text)
+
+
+@torch.inference_mode()
+def paper_part(kind: str, dtype: str) -> None:
+    """Time one network, and print its seconds and peak memory as JSON."""
+    keep_freed_memory()
+    device = choose_placement().device
+    torch.manual_seed(0)
+    network = CvVaeSd21().eval().to(device)
+    x = torch.rand(1, 3, 17, 256, 256, device=device) * 2 - 1
+    if kind == "plain":
+        state = {name: t.contiguous() for name, t in network.state_dict().items()}
+        del network
+        runs = {
+            "encode": lambda: plain_sd21.encode_moments(state, x)[:, :4],
+            "decode": lambda: plain_sd21.decode(state, torch.randn(1, 4, 5, 32, 32, device=device)),
+        }
+    else:
+        network.compute_in(DTYPES[dtype])
+        runs = {
+            "encode": lambda: network.encode(x),
+            "decode": lambda: network.decode(torch.randn(1, 4, 5, 32, 32, device=device)),
+        }
+    found: dict[str, float] = {}
+    for name, run in runs.items():
+        if device.type == "cuda":
+            synchronized(run())
+        began = time.perf_counter()
+        synchronized(run())
+        found[name] = time.perf_counter() - began
+    found["peak"] = peak_memory_bytes(choose_placement())
+    print(json.dumps(found))
+
+
+@torch.inference_mode()
+def bf16_quality(what: str) -> float:
+    """PSNR of the bf16 result against fp32; peak is the range of the fp32 result."""
+    torch.manual_seed(0)
+    network = CvVaeSd21().eval()
+    x = torch.rand(1, 3, 17, 64, 64) * 2 - 1 if what == "encode" else torch.randn(1, 4, 5, 8, 8)
+    exact = getattr(network, what)(x)
+    rough = getattr(network.compute_in(torch.bfloat16), what)(x)
+    return float(20 * torch.log10((exact.max() - exact.min()) / (rough - exact).square().mean().sqrt()))
+
+
 def memory() -> None:
     """Run the commands as a user would; each process reports its own peak."""
     peaks: dict[str, list[int]] = {"encode": [], "decode": []}
@@ -188,6 +266,8 @@ def memory() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    kinds = {"network": network, "memory": memory, "metrics": metrics}
-    parser.add_argument("kind", choices=kinds, nargs="?", default="network")
-    kinds[parser.parse_args().kind]()
+    kinds = {"network": network, "memory": memory, "metrics": metrics, "paper": paper}
+    parser.add_argument("kind", choices=[*kinds, "paper-part"], nargs="?", default="network")
+    parser.add_argument("part", nargs="*")
+    arguments = parser.parse_args()
+    paper_part(*arguments.part) if arguments.kind == "paper-part" else kinds[arguments.kind]()
