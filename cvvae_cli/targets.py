@@ -17,6 +17,7 @@ from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights
 from cvvae_cli.options import Target
 from cvvae_cli.types import FrameBatch, LatentChunk
+from cvvae_cli.video.color import in_eight_bits
 from cvvae_cli.video.reader import FrameSource, VideoReader
 from cvvae_cli.video.sidestreams import SideSource, SideWriter
 
@@ -186,7 +187,3 @@ class Trial:
             decoded = self.engine.decode_stream(chunks, width, height)
             values.append(psnr(in_eight_bits(sample.rgb), np.concatenate([b.rgb for b in decoded])))
         return float(np.concatenate(values).mean())
-
-
-def in_eight_bits(rgb: np.ndarray) -> np.ndarray:
-    return rgb if rgb.dtype == np.uint8 else (rgb >> 8).astype(np.uint8)

@@ -31,6 +31,8 @@ ALLOWED = {
     "interchange": LEAVES | {"models", "bitstream", "container", "output", "latents", "video"},
     "access": LEAVES | {"latents"} | {"video", "models", "engine", "bitstream", "container", "options"},
     "resume": LEAVES | {"container"},
+    "preview": LEAVES
+    | {"access", "checkpoint", "container", "engine", "latents", "models", "output", "video"},
     "codec": LEAVES
     | {"video", "models", "engine", "bitstream", "container"}
     | {"output", "options", "access", "latents", "resume", "targets"},
@@ -40,6 +42,7 @@ ALLOWED = {
         "access",
         "options",
         "metrics",
+        "preview",
         "video",
         "models",
         "engine",
@@ -60,6 +63,7 @@ ALLOWED = {
         "engine",
         "bench",
         "metrics",
+        "preview",
         "store",
     }
     | {"models", "output", "video", "cli", "__init__"},

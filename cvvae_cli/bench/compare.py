@@ -15,6 +15,7 @@ from cvvae_cli.bench.measure import Measurement, in_step, measure
 from cvvae_cli.bench.run import WORST, rounded, side_by_side, worst_frame
 from cvvae_cli.errors import MismatchError
 from cvvae_cli.metrics import MetricOptions
+from cvvae_cli.video.color import in_eight_bits
 from cvvae_cli.video.reader import open_source
 
 Frames = tuple[np.ndarray, np.ndarray]
@@ -123,7 +124,6 @@ def frame_of(path: Path, number: int) -> np.ndarray:
     with open_source(path) as video:
         for batch in video:
             if number < start + len(batch):
-                rgb = batch.rgb[number - start]
-                return rgb if rgb.dtype == np.uint8 else (rgb >> 8).astype(np.uint8)
+                return in_eight_bits(batch.rgb[number - start])
             start += len(batch)
     raise IndexError(number)

@@ -16,6 +16,7 @@ import numpy as np
 
 from cvvae_cli.errors import ConfigError, SourceNotFoundError, UnreadableSourceError
 from cvvae_cli.types import FrameBatch, VideoInfo
+from cvvae_cli.video.color import in_eight_bits
 from cvvae_cli.video.reader import MIN_SIDE, PICTURE_SUFFIXES, frame_files, open_source
 from cvvae_cli.video.sources import VIDEO_SUFFIXES, search_folder
 
@@ -222,7 +223,7 @@ class Clip:
             for batch in video:
                 for rgb in batch.rgb:
                     if number >= protocol.start and (number - protocol.start) % protocol.stride == 0:
-                        yield rgb if rgb.dtype == np.uint8 else (rgb >> 8).astype(np.uint8)
+                        yield in_eight_bits(rgb)
                         taken += 1
                         if taken == protocol.frames:
                             return

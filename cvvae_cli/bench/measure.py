@@ -10,6 +10,7 @@ import numpy as np
 from cvvae_cli.errors import MismatchError
 from cvvae_cli.metrics import METRICS, MetricOptions, Pair
 from cvvae_cli.types import FrameBatch
+from cvvae_cli.video.color import in_eight_bits
 
 
 @dataclass(frozen=True)
@@ -68,4 +69,4 @@ def in_step(
 
 def eight_bit(batches: Iterable[FrameBatch]) -> Iterator[np.ndarray]:
     for batch in batches:
-        yield batch.rgb if batch.rgb.dtype == np.uint8 else (batch.rgb >> 8).astype(np.uint8)
+        yield in_eight_bits(batch.rgb)

@@ -16,6 +16,7 @@ from cvvae_cli.cli.decode import decode
 from cvvae_cli.cli.encode import encode
 from cvvae_cli.cli.export import export, import_
 from cvvae_cli.cli.info import info
+from cvvae_cli.cli.preview import preview
 from cvvae_cli.cli.repair import repair
 from cvvae_cli.cli.train import train
 from cvvae_cli.cli.verify import verify
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, verify, repair, export, bench, compare, train):
+for command in (encode, decode, info, verify, repair, preview, export, bench, compare, train):
     app.command()(command)
 app.command("import")(import_)
 app.add_typer(weights, name="weights")

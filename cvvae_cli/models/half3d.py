@@ -137,7 +137,7 @@ class Conv3d(nn.Conv3d):
         return self.of_padded(self.edges.around(x))
 
     def of_normed_swish(self, norm: Norm, x: Tensor, *, may_overwrite: bool = False) -> Tensor:
-        """The convolution of swish(norm(x)), which is written straight to where its padding lies around it."""
+        """The convolution of swish(norm(x)), written straight to where its padding lies around it."""
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return self(functional.silu(norm(x)))
         if may_overwrite and not self.edges.needs_buffer:
@@ -251,7 +251,7 @@ def merged(kernel: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 
 def in_bands(network: nn.Module, rows: int | None) -> None:
-    """Let the 3D convolutions compute so many rows at a time: less memory for a large picture, same result."""
+    """Let the 3D convolutions compute so many rows at a time: less memory, the same result."""
     for module in network.modules():
         if isinstance(module, Conv3d):
             module.band_rows = rows

@@ -55,6 +55,11 @@ def depth_of(frame: av.VideoFrame) -> int:
     return max(component.bits for component in frame.format.components)
 
 
+def in_eight_bits(rgb: np.ndarray) -> np.ndarray:
+    """uint8 as it is, uint16 at full scale by its upper byte."""
+    return rgb if rgb.dtype == np.uint8 else (rgb >> 8).astype(np.uint8)
+
+
 class ToRgb:
     """Converts frames of one stream to RGB (H, W, 3), full range: uint8, or uint16 above 8 bits."""
 
