@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import moving_picture
+from tiny import batches_of, moving_picture
 from video.sources import Kind, write_source
 
 from cvvae_cli.codec import decode_file, encode_file
 from cvvae_cli.container.reader import open_cvl
+from cvvae_cli.engine.device import choose_placement
+from cvvae_cli.engine.load import make_engine
 from cvvae_cli.errors import ConfigError
-from cvvae_cli.latents import bits_by_channel, model_of
+from cvvae_cli.latents import bits_by_channel, latent_coder, model_of
 from cvvae_cli.metrics.psnr import psnr
+from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.options import DecodeOptions, EncodeOptions, Target
 from cvvae_cli.targets import first_true
 from cvvae_cli.video.reader import open_source
@@ -105,3 +108,25 @@ def test_the_bits_of_the_channels_are_those_of_the_file(clip, tmp_path):
         bits = bits_by_channel(cvl, model_of(cvl.header)[1])
         coded, chunks = 8 * cvl.symbol_bytes(), len(cvl.index)
     assert abs(coded - bits.sum()) <= 0.01 * coded + 64 * chunks
+
+
+def test_periods_encoded_apart_give_the_bytes_of_the_whole(tmp_path, tiny, lossless):
+    """Several machines may each take some periods: the coder is fresh there, the network starts before."""
+    rgb = moving_picture(130, 64, 48, seed=3)
+    spec = find_model("compact-2")
+    encode_file(lossless(rgb), tmp_path / "out.cvl", OPTIONS)
+    with open_cvl(tmp_path / "out.cvl") as cvl:
+        whole = [cvl.read_chunk(number).symbols for number in range(len(cvl.index))]
+        header = cvl.header
+    per_period, context = spec.period // spec.chunk_latents, -(-spec.encode_context // spec.chunk_latents)
+    weights = Weights(spec)
+    for start in range(0, len(whole), per_period):
+        engine = make_engine(spec, weights.build, choose_placement("cpu", "fp32"))
+        first = max(0, start - context)
+        frame = spec.geometry.frames_of(range(first * spec.chunk_latents, 10**6)).start
+        stop = spec.geometry.frames_of(range((start + per_period) * spec.chunk_latents)).stop
+        chunks = engine.encode_stream(batches_of(rgb[frame:stop]), first * spec.chunk_latents)
+        coder = latent_coder(header, weights)
+        for number, chunk in enumerate(chunks, first):
+            if number >= start:
+                assert coder.encode(number * spec.chunk_latents, chunk.latents) == whole[number], number

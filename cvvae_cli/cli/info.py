@@ -10,6 +10,7 @@ import typer
 
 from cvvae_cli.cli import console
 from cvvae_cli.cli.options import Json
+from cvvae_cli.container.header import Header
 from cvvae_cli.container.layout import VERSION
 from cvvae_cli.container.reader import CvlReader, open_cvl
 
@@ -43,6 +44,7 @@ def info(
         + ("" if values["quality"] is None else f", quality {values['quality']:g}"),
         "latents": f"{values['latents']} frames of {' x '.join(map(str, values['latent_shape']))}",
         "chunks": f"{values['chunks']} of {values['chunk_latents']} latent frames",
+        **windows_row(values["window"], cvl.header),
         "coder": f"{values['coder']}, fresh every {values['period']} latent frames",
         "colour (CICP)": f"primaries {values['color'][0]}, transfer {values['color'][1]}, "
         f"matrix {values['color'][2]}, range {RANGES[values['color'][3]]}",
@@ -126,6 +128,7 @@ def describe(cvl: CvlReader) -> dict[str, Any]:
         "latents": cvl.num_latents,
         "latent_shape": [header.latent[0], *header.geometry.latent_size(*header.size)],
         "chunks": len(cvl.index),
+        "window": None if cvl.header.window is None else list(cvl.header.window),
         "chunk_latents": header.chunk,
         "coder": header.coder,
         "period": header.period,
@@ -138,6 +141,17 @@ def describe(cvl: CvlReader) -> dict[str, Any]:
         "computed": header.computed,
         "fingerprint": header.source,
     }
+
+
+def windows_row(window: list[int] | None, header: Header) -> dict[str, str]:
+    """How a windowed model cut the video; empty for others."""
+    if window is None:
+        return {}
+    frames, overlap, tile, stride = window
+    _, group, pixels = header.latent
+    shared = f", sharing {overlap * group} more" if overlap else ""
+    whole = f"tiles of {tile * pixels} every {stride * pixels} pixels"
+    return {"windows": f"{frames * group} + 1 frames{shared}; {'no tiles' if tile == stride else whole}"}
 
 
 def side_text(values: dict[str, Any]) -> str:
