@@ -119,7 +119,7 @@ class ModelContender(Contender):
 
     def payload_bytes(self, path: Path) -> int:
         with open_cvl(path) as cvl:
-            return sum(len(cvl.read_chunk(number).symbols) for number in range(len(cvl.index)))
+            return cvl.symbol_bytes()
 
     def decode(self, path: Path) -> Iterator[FrameBatch]:
         assert self._engine is not None

@@ -17,6 +17,7 @@ from cvvae_cli.bench.compare import Comparison
 from cvvae_cli.bench.run import HEAT_LEVELS, MIDDLE, WORST, Failure
 from cvvae_cli.bench.summary import Row
 
+MOST_CLIPS = 24  # that plots and pictures are drawn of
 PAGE, RESULTS, TABLE = "index.html", "results.json", "results.csv"
 
 
@@ -43,6 +44,8 @@ def write_report(
         facts_list(facts["protocol"]),
     ]
     subtitle = f"{found['clips']} clips, {found['frames']} frames; means over clips unless a clip is named"
+    if found["clips"] > MOST_CLIPS:
+        subtitle += f"; drawn are the {MOST_CLIPS} with the lowest PSNR"
     write_files(folder, page("cvvae bench", subtitle, body), whole, summary.as_csv(rows))
 
 
@@ -127,7 +130,13 @@ def share(value: float | None) -> str:
 
 
 def clips_of(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row["clip"] for row in rows))
+    """The clips to draw: all, or those on which our models do worst."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        is_ours = not row["is_baseline"] and row.get("psnr_db") is not None
+        scores.setdefault(row["clip"], []).extend([row["psnr_db"]] if is_ours else [])
+    worst = sorted(scores, key=lambda clip: min(scores[clip], default=0.0))[:MOST_CLIPS]
+    return [clip for clip in scores if clip in worst]
 
 
 def rate_section(rows: Sequence[Row]) -> list[str]:

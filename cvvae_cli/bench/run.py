@@ -42,6 +42,7 @@ class Job:
         default_factory=dict
     )  # more that decides values: hash of the LPIPS trunk
     cache: RowCache = field(default_factory=lambda: RowCache(None))
+    keeps_details: bool = True  # values of frames and pictures of every row, as a report needs them
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def run(job: Job, *, on_row: OnRow = lambda entry: None, on_clip: Callable[[str]
             for contender in job.contenders:
                 for setting in contender.settings:
                     entry, is_new = row_of(job, clip, contender, setting)
-                    results.entries.append(entry)
+                    results.entries.append(entry if job.keeps_details else Entry(entry.row))
                     results.measured += is_new
                     on_row(entry)
         except CvvaeError as error:

@@ -123,7 +123,8 @@ def bench(
     environment = describe(placement, found, lpips_weights)
     folder = None if no_cache else cache or cache_folder() / "bench"
     facts = {"lpips": environment["lpips"], "borders": vars(options.borders)}
-    job = Job(sources, chosen, [*ours, *peers], found, options, facts, RowCache(folder))
+    rows = RowCache(folder)
+    job = Job(sources, chosen, [*ours, *peers], found, options, facts, rows, report is not None)
 
     on_row = (lambda entry: console.print_json(entry.row)) if ndjson else (lambda entry: None)
     results = run(job, on_row=on_row, on_clip=lambda name: console.err.print(f"bench: {name}", markup=False))
