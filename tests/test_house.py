@@ -28,7 +28,7 @@ ALLOWED = {
     "options": LEAVES | {"video"},
     "latents": LEAVES | {"models", "bitstream", "container"},
     "targets": LEAVES | {"models", "bitstream", "engine", "metrics", "options", "video"},
-    "interchange": LEAVES | {"models", "bitstream", "container", "output", "latents", "video"},
+    "interchange": LEAVES | {"models", "bitstream", "container", "output", "latents", "video", "engine"},
     "access": LEAVES | {"latents"} | {"video", "models", "engine", "bitstream", "container", "options"},
     "resume": LEAVES | {"container"},
     "preview": LEAVES
