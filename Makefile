@@ -48,14 +48,15 @@ benchmark-memory: $(READY) ## Measure peak memory of 300 and of 1500 frames (fiv
 benchmark-metrics: $(READY) ## Measure the speed of the metrics.
 	$(BIN)/python tests/tools/benchmark.py metrics
 
-benchmark-paper: $(READY) ## Measure the paper's network at full size beside a plain one (five minutes).
+benchmark-paper: $(READY) ## Measure the paper's network at full size beside a plain one; its memory (15 minutes).
 	$(BIN)/python tests/tools/benchmark.py paper
+	$(BIN)/python tests/tools/benchmark.py paper-memory
 
 evaluate: $(READY) ## Figures of README and model card: cvvae bench on DATA/eval/video (half an hour).
 	$(BIN)/python tests/tools/evaluate.py $(DATA)
 
 train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact.
-	$(BIN)/cvvae train --recipe compact-2 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-2.safetensors --force
+	$(BIN)/cvvae train --recipe compact-3 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-3.safetensors --force
 
 wheel: $(READY) ## Build the wheel into dist/.
 	$(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist .

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvvae_cli.engine.device import Placement, keep_freed_memory
+from cvvae_cli.engine.device import Placement
 from cvvae_cli.models.autoencoder import VideoAutoencoder
 from cvvae_cli.models.registry import ModelSpec
 from cvvae_cli.types import FrameBatch, LatentChunk
@@ -44,8 +44,6 @@ class BaseEngine(ABC):
         self.build = build
         self.placement = placement
         self.options = options or EngineOptions()
-        if placement.device.type == "cpu":
-            keep_freed_memory()
         self.network: Any = self.place(placement.dtype)
         self.fell_back = False  # to fp32, after a piece that was not finite
 

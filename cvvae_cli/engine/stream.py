@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from cvvae_cli.engine.base import WHOLE_PICTURE, BaseEngine, EngineOptions, is_finite, network_to_pixels
+from cvvae_cli.engine.device import keep_freed_memory
 from cvvae_cli.engine.plan import group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
-from cvvae_cli.models.autoencoder import StreamingAutoencoder
+from cvvae_cli.models.autoencoder import StreamingAutoencoder, VideoAutoencoder
 from cvvae_cli.models.layers import Memory
 from cvvae_cli.types import FrameBatch, LatentChunk
 
@@ -30,6 +31,11 @@ BUSY_POSITIONS = 4096  # latent positions of a group that keep a CPU busy (`make
 
 class Engine(BaseEngine):
     """A streaming model on a device. `encode_stream` and `decode_stream` are independent of each other."""
+
+    def place(self, dtype: torch.dtype) -> VideoAutoencoder:
+        if self.placement.device.type == "cpu":
+            keep_freed_memory()  # not for windowed models, whose large layers would leave holes of gigabytes
+        return super().place(dtype)
 
     @torch.inference_mode()
     def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:

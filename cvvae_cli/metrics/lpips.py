@@ -6,7 +6,6 @@ which ship (BSD licence, weights/LICENSE-lpips).
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from functools import cache
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cvvae_cli.checkpoint import read_checkpoint
-from cvvae_cli.download import download
+from cvvae_cli.download import download, hash_of
 from cvvae_cli.errors import CvvaeError, WeightsError
 from cvvae_cli.metrics.metric import Metric, MetricOptions, Pair
 from cvvae_cli.store import cache_folder, shipped
@@ -145,13 +144,13 @@ def trunk_file(net: str, given: Path | None = None) -> Path:
         if given is not None:
             if given.suffix == ".safetensors":
                 return given
-            return convert(given, folder / f"given-{net}-{file_hash(given)[:16]}")
+            return convert(given, folder / f"given-{net}-{hash_of(given)[:16]}")
         converted = folder / Path(TRUNKS[net]).stem
         if is_sound(converted):
             return converted.with_suffix(".safetensors")
         source = folder / Path(TRUNKS[net]).name
         prefix = source.stem.rsplit("-", 1)[1]
-        if not (source.is_file() and file_hash(source).startswith(prefix)):
+        if not (source.is_file() and hash_of(source).startswith(prefix)):
             download(TRUNKS[net], source, sha256_prefix=prefix)
         path = convert(source, converted)
         source.unlink()
@@ -170,21 +169,16 @@ def convert(source: Path, target: Path) -> Path:
     part = path.with_name(path.name + ".part")
     save_file(features, part)
     part.replace(path)
-    target.with_suffix(".sha256").write_text(file_hash(path))
+    target.with_suffix(".sha256").write_text(hash_of(path))
     return path
 
 
 def is_sound(target: Path) -> bool:
     """Whether a converted trunk lies in the cache, unchanged since it was made."""
     path, note = target.with_suffix(".safetensors"), target.with_suffix(".sha256")
-    return path.is_file() and note.is_file() and note.read_text() == file_hash(path)
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return path.is_file() and note.is_file() and note.read_text() == hash_of(path)
 
 
 def trunk_hash(net: str, given: Path | None = None) -> str:
     """SHA-256 of the trunk that is used, for the record."""
-    return file_hash(trunk_file(net, given))
+    return hash_of(trunk_file(net, given))

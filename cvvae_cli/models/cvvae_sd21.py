@@ -27,6 +27,7 @@ from cvvae_cli.models.half3d import (
     attend,
     channels_last,
     from_positions,
+    known_fields,
 )
 
 EPS = 1e-5
@@ -49,8 +50,7 @@ class Sd21Config:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Sd21Config:
         """Of a configuration file; keys of other things are left out."""
-        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**{k: v for k, v in known.items() if k in cls.__dataclass_fields__})
+        return cls(**known_fields(cls, values))
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)

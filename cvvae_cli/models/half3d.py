@@ -6,8 +6,9 @@ memory, so that a frame is a 2D picture without a copy. Norms and attention see 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -255,6 +256,12 @@ def in_bands(network: nn.Module, rows: int | None) -> None:
     for module in network.modules():
         if isinstance(module, Conv3d):
             module.band_rows = rows
+
+
+def known_fields(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that a configuration class has; lists become tuples."""
+    names = {field.name for field in fields(config)}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvvae_cli.download import hash_of
 from cvvae_cli.errors import UnknownModelError, WeightsError
 from cvvae_cli.store import user_weights_folder
 
@@ -211,15 +212,13 @@ def import_weights(source: Path, name: str, *, dtype: str = "fp16", force: bool 
     if dtype == "fp16" and not all(bool(torch.isfinite(t).all()) for t in kept.values()):
         raise WeightsError("some weights are too large for fp16", hint="pass --dtype bf16 or fp32")
     data = save(kept, {"config": json.dumps(config), "architecture": architecture.name})
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     entry = Imported(
         name=name,
         architecture=architecture.name,
         file=f"{name}.safetensors",
         config=config,
         dtype=dtype,
-        source_sha256=digest,
+        source_sha256=hash_of(source),
         file_sha256=hashlib.sha256(data).hexdigest(),
     )
     entry.path.parent.mkdir(parents=True, exist_ok=True)

@@ -103,6 +103,23 @@ MODELS: dict[str, ModelSpec] = {
         default_level=30,
         scaling_factor=0.32,  # one over the deviation of its latents on training clips
     ),
+    "compact-3": ModelSpec(
+        name="compact-3",
+        geometry=LatentGeometry(channels=32, frames=4, pixels=8),
+        build=build_compact,
+        weights_file="compact-3.safetensors",
+        weights_sha256="30369877951c0fd732a841f92c0f706c505417aeb435091eba049add97a7e23f",
+        chunk_latents=4,
+        coder="prior-1",
+        period=12,
+        encode_context=6,
+        decode_context=6,
+        encode_halo=10,
+        decode_halo=12,
+        levels=(10, 100),
+        default_level=30,
+        scaling_factor=0.34,  # one over the deviation of its latents on training clips
+    ),
     "linear-1": ModelSpec(
         name="linear-1",
         geometry=LatentGeometry(channels=32, frames=4, pixels=8),
@@ -120,7 +137,7 @@ MODELS: dict[str, ModelSpec] = {
         default_level=50,
     ),
 }
-ALIASES = {"compact": "compact-2"}
+ALIASES = {"compact": "compact-3"}
 
 
 def find_model(name: str) -> ModelSpec:

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cvvae_cli.container import layout
+from cvvae_cli.container.header import parse_header
+from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError
 
 
@@ -51,3 +55,26 @@ def test_a_file_from_before_the_format_was_settled_is_refused_with_a_hint():
 def test_a_header_that_is_no_json_object_is_reported(payload):
     with pytest.raises(CorruptFileError):
         layout.unpack_header(payload)
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        "wide",
+        [4, 0, 72],
+        [4, 4, 72, 56],
+        [0, 0, 72, 56],
+        [4, 0, 56, 72],
+        [4, 0, 72, 20],
+        [4, -1, 72, 56],
+        [4.0, 0, 72, 56],
+    ],
+)
+def test_windows_that_make_no_sense_are_refused(window):
+    golden = Path(__file__).parent.parent / "golden" / "v1.0-exact.cvl"
+    with open_cvl(golden) as cvl:
+        values = cvl.header.to_json()
+    assert parse_header(values | {"window": [4, 1, 72, 56]}).window == (4, 1, 72, 56)
+    assert "window" not in values
+    with pytest.raises(CorruptFileError, match="window"):
+        parse_header(values | {"window": window})

@@ -3,12 +3,14 @@
 `memory` (make benchmark-memory): peak memory of encoding and decoding 300 and 1500 frames of 640x360.
 `metrics` (make benchmark-metrics): speed of PSNR, SSIM and the others.
 `paper` (make benchmark-paper): the paper's network at full size beside a plain one.
+`paper-memory`: its peak memory on a short and a long clip of 1280x720, narrowed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from figures import markdown, replace_figures
 from make_clip import make_clip
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -31,7 +33,8 @@ from cvvae_cli.codec import peak_memory_bytes
 from cvvae_cli.engine.device import DTYPES, choose_placement, keep_freed_memory
 from cvvae_cli.metrics import METRICS, Metric, MetricOptions, Pair
 from cvvae_cli.metrics.lpips import FEATURES, HEADS, LpipsNetwork
-from cvvae_cli.models.cvvae_sd21 import CvVaeSd21
+from cvvae_cli.models.cvvae_sd21 import CvVaeSd21, Sd21Config
+from cvvae_cli.models.imported import import_weights
 from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.store import shipped
 
@@ -198,7 +201,6 @@ def paper() -> None:
 @torch.inference_mode()
 def paper_part(kind: str, dtype: str) -> None:
     """Time one network, and print its seconds and peak memory as JSON."""
-    keep_freed_memory()
     device = choose_placement().device
     torch.manual_seed(0)
     network = CvVaeSd21().eval().to(device)
@@ -239,34 +241,58 @@ def bf16_quality(what: str) -> float:
 
 
 def memory() -> None:
-    """Run the commands as a user would; each process reports its own peak."""
-    peaks: dict[str, list[int]] = {"encode": [], "decode": []}
+    """Peak memory of `compact`; it must not grow with the length."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for frames in (300, 1500):
-            clip, cvl, back = (
-                folder / f"{frames}.mp4",
-                folder / f"{frames}.cvl",
-                folder / f"{frames}-back.mp4",
-            )
-            make_clip(clip, frames)
-            for command, source, output in (("encode", clip, cvl), ("decode", cvl, back)):
-                line = [sys.executable, "-m", "cvvae_cli", command, str(source), str(output), "--json"]
-                report = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)
-                peaks[command].append(report["peak_memory_bytes"])
-                print(f"{command} {frames} frames: {report['peak_memory_bytes'] / 1e6:.0f} MB", flush=True)
-    rows = [
-        [command, f"{short / 1e6:.0f} MB", f"{long / 1e6:.0f} MB", f"{long / short:.3f}"]
-        for command, (short, long) in peaks.items()
-    ]
+        rows = peaks_of(Path(name), (300, 1500), (640, 360), [])
     text = markdown(["640x360", "300 frames", "1500 frames", "ratio"], rows)
     print(text)
     replace_figures("README.md", "memory", text)
 
 
+def peaks_of(
+    folder: Path, lengths: tuple[int, int], size: tuple[int, int], options: list[str]
+) -> list[list[str]]:
+    """Run the commands as a user would on clips of two lengths; each process reports its own peak."""
+    peaks: dict[str, list[int]] = {"encode": [], "decode": []}
+    for frames in lengths:
+        clip, cvl, back = (folder / f"{frames}{suffix}" for suffix in (".mp4", ".cvl", "-back.mp4"))
+        make_clip(clip, frames, *size)
+        for command, source, output in (("encode", clip, cvl), ("decode", cvl, back)):
+            line = [sys.executable, "-m", "cvvae_cli", command, str(source), str(output), "--json"]
+            line += options if command == "encode" else []
+            report = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)
+            peaks[command].append(report["peak_memory_bytes"])
+            print(f"{command} {frames} frames: {report['peak_memory_bytes'] / 1e6:.0f} MB", flush=True)
+    return [
+        [command, f"{short / 1e6:.0f} MB", f"{long / 1e6:.0f} MB", f"{long / short:.3f}"]
+        for command, (short, long) in peaks.items()
+    ]
+
+
+def paper_memory() -> None:
+    """Peak memory of `cvvae-sd21`, narrowed to 32 channels with random weights, on 1280x720."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["CVVAE_WEIGHTS"] = str(folder / "weights")
+        state = CvVaeSd21(Sd21Config(ch=32, ch_mult=(1, 1, 1, 1))).state_dict()
+        save_file({n: t.contiguous() for n, t in state.items()}, folder / "narrow.safetensors")
+        import_weights(folder / "narrow.safetensors", "narrow", dtype="fp32")
+        rows = peaks_of(folder, (50, 200), (1280, 720), ["--model", "narrow"])
+    text = markdown(["1280x720, 32 channels", "50 frames", "200 frames", "ratio"], rows)
+    print(text)
+    replace_figures("README.md", "paper-memory", text)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    kinds = {"network": network, "memory": memory, "metrics": metrics, "paper": paper}
+    kinds = {
+        "network": network,
+        "memory": memory,
+        "metrics": metrics,
+        "paper": paper,
+        "paper-memory": paper_memory,
+    }
     parser.add_argument("kind", choices=[*kinds, "paper-part"], nargs="?", default="network")
     parser.add_argument("part", nargs="*")
     arguments = parser.parse_args()
