@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
+IMAGE_VAE ?= ../shared/image_vae
+STEPS ?= 100
 
-.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-paper evaluate train wheel clean
+.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-paper evaluate train compat ablation wheel clean
 
 help: ## Show what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -57,6 +59,12 @@ evaluate: $(READY) ## Figures of README and model card: cvvae bench on DATA/eval
 
 train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact.
 	$(BIN)/cvvae train --recipe compact-3 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-3.safetensors --force
+
+compat: $(READY) ## Measure compact-flux2 against the image VAE at IMAGE_VAE (ten minutes).
+	$(BIN)/python tests/tools/compat.py report $(DATA) $(IMAGE_VAE) $(COMPAT)
+
+ablation: $(READY) ## Train mappings and sides of the regularisation for STEPS steps each; table of the model card.
+	$(BIN)/python tests/tools/compat.py ablation $(DATA) $(IMAGE_VAE) --steps $(STEPS)
 
 wheel: $(READY) ## Build the wheel into dist/.
 	$(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist .

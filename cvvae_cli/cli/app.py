@@ -12,6 +12,7 @@ from cvvae_cli import __version__
 from cvvae_cli.cli import console
 from cvvae_cli.cli.bench import bench
 from cvvae_cli.cli.compare import compare
+from cvvae_cli.cli.compat import compat
 from cvvae_cli.cli.decode import decode
 from cvvae_cli.cli.encode import encode
 from cvvae_cli.cli.export import export, import_
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, verify, repair, preview, export, bench, compare, train):
+for command in (encode, decode, info, verify, repair, preview, export, bench, compare, compat, train):
     app.command()(command)
 app.command("import")(import_)
 app.add_typer(weights, name="weights")

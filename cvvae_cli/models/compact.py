@@ -173,6 +173,26 @@ class Compact(StreamingAutoencoder):
         self.linear_decode.weight.copy_(basis * step)
         self.linear_decode.bias.copy_(mean)
 
+    @torch.no_grad()
+    def turn_latents(self, matrix: Tensor, offset: Tensor) -> None:
+        """Make the encoder give `matrix` @ z + `offset` for z, and the decoder undo it: (C, C) and (C,).
+
+        Reconstructions stay what they were, but for edges of the picture, where the decoder pads with zeros.
+        """
+        inverse = torch.linalg.inv(matrix.double())
+        undo = -(inverse @ offset.double())
+        state = {name: tensor.double() for name, tensor in self.state_dict().items()}
+        for part in ("linear_encode", "encoder.head"):
+            for name in (f"{part}.weight", f"{part}.bias"):
+                state[name] = torch.tensordot(matrix.double(), state[name], 1)
+        state["linear_encode.bias"] += offset
+        for part in ("linear_decode", "decoder.stem"):
+            weight = state[f"{part}.weight"]
+            taps = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
+            state[f"{part}.bias"] += taps @ undo
+            state[f"{part}.weight"] = torch.einsum("ij...,jk->ik...", weight, inverse)
+        self.load_state_dict(state)
+
     def channels_last(self) -> Compact:
         """Lay the weights out for the fast convolutions of CPUs with matrix units and of GPUs."""
         for module in self.modules():

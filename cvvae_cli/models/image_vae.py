@@ -6,7 +6,9 @@ description of the architecture; parameter names are those of the released files
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,20 @@ from cvvae_cli.errors import WeightsError
 WIDTH = 64
 POOL_WIDTH, POOL_GROUPS = 256, 4
 STAGES = 3  # of halving
+
+
+class ImageVae(nn.Module, ABC):
+    """A frozen image autoencoder."""
+
+    latent_channels: int
+
+    @abstractmethod
+    def encode(self, frames: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] → (N, C, H/8, W/8), the mean where there is a distribution."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """(N, C, h, w) → (N, 3, 8h, 8w) in [-1, 1], not clamped."""
 
 
 class TinyBlock(nn.Module):
@@ -80,7 +96,7 @@ class TinyImageDecoder(nn.Module):
         return frames.mul(2).sub(1)
 
 
-class TinyImageVae(TinyImageDecoder):
+class TinyImageVae(TinyImageDecoder, ImageVae):
     """One of the TAESD family, of any latent width: taesd (4), taesd3 and taef1 (16), taef2 (32)."""
 
     def __init__(self, channels: int, has_pool: bool) -> None:
@@ -122,3 +138,39 @@ def load_part(part: nn.Module, state: Mapping[str, Tensor]) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"the weights do not fit the TAESD family: {reason}") from None
+
+
+def load_image_vae(where: str | Path) -> ImageVae:
+    """A frozen image VAE: a folder or one file of it, .safetensors, .pth or .bin (never pickled objects).
+
+    The TAESD family is a pair of files with "encoder" and "decoder" in their names; diffusers' AutoencoderKL
+    is one file, in a folder that may be called `vae`. Raises WeightsError.
+    """
+    from cvvae_cli.checkpoint import read_checkpoint
+
+    path = Path(where)
+    if not path.exists():
+        raise WeightsError(f"there is no image VAE at {path}", hint="pass its folder or file")
+    folder = path if path.is_dir() else path.parent
+    pair = [one_file(folder, f"*{part}*") for part in ("encoder", "decoder")]
+    if None not in pair and (path.is_dir() or path in pair):
+        encoder, decoder = (read_checkpoint(file) for file in pair if file is not None)
+        return tiny_image_vae(encoder, decoder)
+    if path.is_dir():
+        folder = path / "vae" if (path / "vae").is_dir() else path
+        found = one_file(folder, "diffusion_pytorch_model*") or one_file(folder, "*")
+        if found is None:
+            raise WeightsError(f"there are no weights of an image VAE in {path}")
+        path = found
+    from cvvae_cli.models.autoencoder_kl import autoencoder_kl
+
+    return autoencoder_kl(read_checkpoint(path))
+
+
+def one_file(folder: Path, pattern: str) -> Path | None:
+    """The weights file of a name; safetensors first."""
+    for suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
+        found = sorted(folder.glob(pattern + suffix))
+        if found:
+            return found[0]
+    return None

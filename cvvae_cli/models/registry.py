@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from cvvae_cli.types import LatentGeometry, WindowGeometry
 
 if TYPE_CHECKING:
     from cvvae_cli.models.autoencoder import VideoAutoencoder
+    from cvvae_cli.models.compact import CompactConfig
 
 NETWORK_PREFIX = "network."
 
@@ -58,11 +60,17 @@ class ModelSpec:
     imported: Imported | None = None  # weights that a user brought
 
 
-def build_compact(config: Mapping[str, Any]) -> VideoAutoencoder:
-    from cvvae_cli.models.compact import Compact, CompactConfig
+def compact_config(values: Mapping[str, Any]) -> CompactConfig:
+    from cvvae_cli.models.compact import CompactConfig
 
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    return Compact(CompactConfig(**values)).channels_last()
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return CompactConfig(**plain)
+
+
+def build_compact(config: Mapping[str, Any]) -> VideoAutoencoder:
+    from cvvae_cli.models.compact import Compact
+
+    return Compact(compact_config(config)).channels_last()
 
 
 def build_linear(config: Mapping[str, Any]) -> VideoAutoencoder:
@@ -152,6 +160,42 @@ def find_model(name: str) -> ModelSpec:
         raise missing(name)
     known = ", ".join([*ALIASES, *MODELS, *RELEASES, *(n for n in manifest if n not in RELEASES)])
     raise UnknownModelError(f"no model is called {name!r}", hint=f"known models: {known}")
+
+
+def find_model_or_file(name: str) -> ModelSpec:
+    """The model of a name, or of a file that `cvvae train --export` wrote.
+
+    Raises UnknownModelError or WeightsError.
+    """
+    path = Path(name)
+    return spec_of_file(path) if path.suffix == ".safetensors" and path.is_file() else find_model(name)
+
+
+def spec_of_file(path: Path) -> ModelSpec:
+    """A `compact` that a user trained: what its file says of itself. .cvl files cannot name it."""
+    data = path.read_bytes()
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            metadata, names = file.metadata() or {}, set(file.keys())
+        config = compact_config(json.loads(metadata["config"]))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        raise WeightsError(f"{path} is no export of `cvvae train`") from None
+    has_coder = "quantizer.log_gain" in names
+    return replace(
+        MODELS["compact-3"],
+        name=metadata.get("model", path.stem),
+        geometry=LatentGeometry(config.latent_channels, frames=4, pixels=8),
+        weights_file=str(path.resolve()),
+        weights_sha256=hashlib.sha256(data).hexdigest(),
+        coder="prior-1" if has_coder else "exact-bf16",
+        levels=(10, 100) if has_coder else None,
+        default_level=30 if has_coder else None,
+        encode_context=config.encode_context,
+        decode_context=config.decode_context,
+        encode_halo=config.encode_halo,
+        decode_halo=config.decode_halo,
+        scaling_factor=1.0,
+    )
 
 
 def imported_spec(entry: Imported) -> ModelSpec:

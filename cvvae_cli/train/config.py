@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cvvae_cli.errors import ConfigError
 
@@ -33,6 +33,7 @@ class DataSection:
     max_photo_side: int = 1600
     cache_gib: float = 8.0  # decoded clips and photos kept in memory
     video_share: float = 0.65  # of the samples; the rest are photos in slow camera moves
+    image_share: float = 0.0  # of the batches hold single pictures alone; the others clips alone
     time_strides: tuple[int, ...] = (1, 1, 1, 2)
     cut_share: float = 0.04  # of the samples change to another scene in the middle
     max_zoom: float = 2.2  # a crop is up to this many times the training size, then scaled down
@@ -43,7 +44,7 @@ class Stage:
     """Part of a run with one batch shape. `until` is the share of all steps at which it ends."""
 
     until: float
-    batch: int
+    batch: int  # of every process; the gradient is the mean over all processes and `accumulate` batches
     frames: int
     size: int
 
@@ -53,11 +54,14 @@ class ScheduleSection:
     """Steps, learning rates and batch shapes."""
 
     steps: int = 5000
+    accumulate: int = 1  # batches of a step
     warmup_steps: int = 200
     learning_rate: float = 4e-4
     linear_learning_rate: float = 1e-4
     prior_learning_rate: float = 2e-3
     level_learning_rate: float = 1e-3  # of gains and steps
+    scale_learning_rate: float = 1e-2  # of the log-variances that weigh the terms of a loss
+    discriminator_learning_rate: float = 1e-4
     final_share: float = 0.02  # of the learning rate, at the end of the cosine
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.98)
@@ -82,6 +86,32 @@ class ObjectiveSection:
 
 
 @dataclass(frozen=True)
+class LatentsSection:
+    """The objective of `task = "latents"`, the paper's: reconstruction, alignment, KL, a critic.
+
+    Each error e enters as e * exp(-s) + s with a log-variance s of its own that is learned.
+    """
+
+    distortion: Literal["l1", "l2"] = "l1"
+    lpips_weight: float = 0.0  # of LPIPS (VGG) beside the distortion; its trunk is fetched on first use
+    samples_latents: bool = True  # decode a sample of the posterior; else its mean
+    first_log_variance: float = -8.0  # of the posterior of a model that has none of its own
+    kl_weight: float = 1e-6
+    image_vae: str | None = None  # a file or folder; see load_image_vae
+    fit_clips: int = 40  # by which the latents that a run starts with are turned towards the image VAE's
+    fit_size: int = 192
+    inflate: bool = False  # begin with the image VAE's own weights; for the paper's networks
+    regularize: Literal["decoder", "encoder", "both", "none"] = "none"
+    mapping: Literal["random", "average", "slice", "first"] = "random"
+    alignment_weight: float = 1.0
+    alignment_frames: int = 0  # latent frames of a sample that are aligned in a step; 0: all
+    moments_weight: float = 0.0  # of mean and covariance like the image VAE's latents; not in the paper
+    latent_weight: float = 0.0  # of the image VAE's latents themselves; not in the paper
+    critic_weight: float = 0.0  # of a 3D PatchGAN, times the adaptive weight; 0.5 in the paper
+    critic_from: int = 0  # the step at which it begins
+
+
+@dataclass(frozen=True)
 class SharpenSection:
     """The last stage: the prior alone, on rounded symbols (train/sharpen.py)."""
 
@@ -97,15 +127,19 @@ class SharpenSection:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The whole recipe."""
+    """The whole recipe. `task` is "codec" (train/coder.py) or "latents" (train/latents.py)."""
 
     name: str = "compact"
+    task: Literal["codec", "latents"] = "codec"
+    architecture: str = "compact"  # or one of the paper's networks, with `network` as its configuration
+    network: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     start: str | None = None  # a model whose network to begin with; None: principal components
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
     objective: ObjectiveSection = field(default_factory=ObjectiveSection)
+    latents: LatentsSection = field(default_factory=LatentsSection)
     sharpen: SharpenSection = field(default_factory=SharpenSection)
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,6 +162,7 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
         "data": DataSection,
         "schedule": ScheduleSection,
         "objective": ObjectiveSection,
+        "latents": LatentsSection,
         "sharpen": SharpenSection,
     }
     built = {
@@ -145,6 +180,10 @@ def build_section(kind: Any, values: dict[str, Any], where: str) -> Any:
             f"unknown key {unknown[0]!r} in [{where}]", hint=f"known keys: {', '.join(sorted(known))}"
         )
     frozen = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    for key, choice in get_type_hints(kind).items():
+        if get_origin(choice) is Literal and key in frozen and frozen[key] not in get_args(choice):
+            allowed = ", ".join(get_args(choice))
+            raise ConfigError(f"{key} in [{where}] is {frozen[key]!r}", hint=f"use one of {allowed}")
     if "stages" in frozen:
         frozen["stages"] = tuple(build_section(Stage, dict(s), "stages") for s in frozen["stages"])
     return kind(**frozen)

@@ -105,8 +105,14 @@ class ClipSampler:
         self.videos = MemoryCache(lambda p: load_video(p, config), limit * 0.7)
         self.photos = MemoryCache(lambda p: load_photo(p, config), limit * 0.3)
 
-    def batch(self, step: int, batch: int, frames: int, size: int) -> Tensor:
-        clips = [self.clip(random.Random(f"{self.seed}/{step}/{i}"), frames, size) for i in range(batch)]
+    def batch(self, step: int, batch: int | range, frames: int, size: int) -> Tensor:
+        """The samples at some places of a step's batch, the first so many if it is a number."""
+        places = range(batch) if isinstance(batch, int) else batch
+        is_pictures = random.Random(f"{self.seed}/{step}").random() < self.config.image_share
+        clips = []
+        for place in places:
+            rng = random.Random(f"{self.seed}/{step}/{place}")
+            clips.append(self.scene(rng, 1, size) if is_pictures else self.clip(rng, frames, size))
         return torch.stack(clips) * 2 - 1
 
     def clip(self, rng: random.Random, frames: int, size: int) -> Tensor:
@@ -179,6 +185,37 @@ class ClipSampler:
             canvas.expand(frames, -1, -1, -1), grid, "bicubic", "reflection", align_corners=False
         )
         return moved.clamp(0, 1)
+
+
+class SampleNoise:
+    """Random numbers of the samples of a batch: a pure function of (seed, step, place), like the samples.
+
+    What a sample meets does not depend on how many processes share a step.
+    """
+
+    def __init__(self, seed: int, step: int, places: range, device: torch.device) -> None:
+        seeds = (random.Random(f"{seed}/{step}/{place}/noise").getrandbits(63) for place in places)
+        self.generators = [torch.Generator().manual_seed(number) for number in seeds]
+        self.device = device
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(B, *shape) in [0, 1)."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        """(B, *shape) of mean 0 and variance 1."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
+
+    def integers(self, below: int, *shape: int) -> Tensor:
+        """(B, *shape) in [0, below)."""
+        return torch.stack([torch.randint(below, shape, generator=g) for g in self.generators]).to(
+            self.device
+        )
+
+    def choices(self, count: int, below: int) -> Tensor:
+        """(B, count) different integers in [0, below) each."""
+        picked = [torch.randperm(below, generator=g)[:count] for g in self.generators]
+        return torch.stack(picked).to(self.device)
 
 
 def bounce(length: int, frames: int) -> Tensor:

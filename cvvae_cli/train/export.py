@@ -1,4 +1,4 @@
-"""Turn a training run into a weights file: the averaged network in fp16, gains, and the coder's integers."""
+"""Turn a training run into a weights file: the averaged network in fp16, and what a coder needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.numpy import save
 from torch import Tensor
@@ -14,17 +16,27 @@ from torch import Tensor
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.models.compact import Compact
 from cvvae_cli.models.registry import NETWORK_PREFIX
+from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import TrainConfig
 from cvvae_cli.train.data import ClipSampler, find_sources
-from cvvae_cli.train.loop import Coder
+from cvvae_cli.train.latents import LatentTrainee
 from cvvae_cli.train.prior import Rounder, fit_frequencies, interpolate
 from cvvae_cli.train.sharpen import sharpen
+from cvvae_cli.train.trainee import Trainee
 
 TABLE_CLIPS, TABLE_FRAMES, TABLE_SIZE, TABLE_LEVELS = 150, 33, 256, 10
 FIRST_STEP = 10_000_000  # samples that no training step has seen, from the same clips
 
 
-def export(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_CLIPS) -> None:
+def export(trainee: Trainee, config: TrainConfig, path: Path) -> None:
+    """Write what a run trained."""
+    if isinstance(trainee, Coder):
+        export_coder(trainee, config, path)
+    elif isinstance(trainee, LatentTrainee):
+        export_latents(trainee, config, path)
+
+
+def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_CLIPS) -> None:
     """Write `path`; the coder's integers are made with the rounded weights that are written."""
     network = to_stored_precision(coder.autoencoder)
     coder = with_levels_up_to(config.objective.highest_quality, coder)
@@ -37,16 +49,38 @@ def export(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_
         rounder.measure(symbols, level)
     listed = [(s[0].permute(1, 0, 2, 3).int().numpy(), level_number(level)) for s, level in samples]
     tables = fit_frequencies(rounder.tables(), listed, period=TABLE_FRAMES)
-    arrays = {
-        NETWORK_PREFIX + name: tensor.detach().to(torch.float16).contiguous().numpy()
-        for name, tensor in network.state_dict().items()
-    }
-    arrays |= tables.to_tensors()
+    arrays = network_arrays(network) | tables.to_tensors()
     arrays["quantizer.log_gain"] = coder.log_gain.detach().numpy()
     arrays["quantizer.log_step"] = coder.log_step.detach().numpy()
+    write(path, arrays, config, network.config.to_dict())
+
+
+def export_latents(trainee: LatentTrainee, config: TrainConfig, path: Path) -> None:
+    """Write the network of `task = "latents"`: fp16, without a coder.
+
+    A network of the paper's is written under the names of the released checkpoints; `cvvae weights import`
+    takes it.
+    """
+    network = trainee.autoencoder
+    if isinstance(network, Compact):
+        write(path, network_arrays(network), config, network.config.to_dict())
+    else:
+        state = network.state_dict()
+        arrays = {n: t.to("cpu", torch.float16).contiguous().numpy() for n, t in state.items()}
+        write(path, arrays, config, config.network)
+
+
+def network_arrays(network: Compact) -> dict[str, np.ndarray]:
+    return {
+        NETWORK_PREFIX + name: tensor.detach().to("cpu", torch.float16).contiguous().numpy()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], config: TrainConfig, network: dict[str, Any]) -> None:
     metadata = {
         "model": config.name,
-        "config": json.dumps(network.config.to_dict(), sort_keys=True),
+        "config": json.dumps(network, sort_keys=True),
         "recipe": json.dumps(without_paths(config), sort_keys=True),
     }
     part = path.with_name(path.name + ".part")
@@ -92,4 +126,5 @@ def without_paths(config: TrainConfig) -> dict[str, object]:
     """The recipe as it is stored: folders of one machine mean nothing on another."""
     values = config.to_dict()
     values["data"] |= {"folders": (), "holdout": None}
+    values["latents"]["image_vae"] = None
     return values

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cvvae_cli.train.config import ObjectiveSection
 
 
-def add_noise(latents: Tensor) -> Tensor:
-    """What rounding does to the rate, made differentiable: uniform noise of one step."""
-    return latents + torch.rand_like(latents) - 0.5
+def add_noise(latents: Tensor, uniform: Tensor) -> Tensor:
+    """What rounding does to the rate, made differentiable: noise of one step, from numbers in [0, 1)."""
+    return latents + uniform - 0.5
 
 
 def round_through(latents: Tensor) -> Tensor:

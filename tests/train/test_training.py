@@ -12,6 +12,7 @@ from tiny import moving_picture
 
 from cvvae_cli.bitstream.prior import PriorCoder, PriorTables
 from cvvae_cli.errors import ConfigError
+from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import (
     DataSection,
     ModelSection,
@@ -24,8 +25,8 @@ from cvvae_cli.train.config import (
     load_config,
 )
 from cvvae_cli.train.data import ClipSampler, MemoryCache, find_sources
-from cvvae_cli.train.export import export, with_levels_up_to
-from cvvae_cli.train.loop import Coder, learning_rate_factor, stage_at, train
+from cvvae_cli.train.export import export_coder, with_levels_up_to
+from cvvae_cli.train.loop import learning_rate_factor, stage_at, train
 from cvvae_cli.train.losses import lambda_of, rate_distortion, round_through
 from cvvae_cli.train.prior import LatentPrior, Rounder, fit_frequencies, logistic_bits
 
@@ -65,7 +66,7 @@ def lines(folder):
 
 
 def weights(run):
-    return torch.cat([p.detach().flatten() for p in run.coder.parameters()])
+    return torch.cat([p.detach().flatten() for p in run.trainee.parameters()])
 
 
 def test_training_lowers_the_loss_and_logs_it(config, tmp_path):
@@ -99,7 +100,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(config, tmp_path):
 
 def test_the_exported_file_holds_all_that_a_codec_needs(config, tmp_path):
     run = train(config, tmp_path / "run", CPU, on_log=lambda _: None)
-    export(run.average, config, tmp_path / "w.safetensors", clips=3)
+    export_coder(run.average, config, tmp_path / "w.safetensors", clips=3)
     arrays = load_file(tmp_path / "w.safetensors")
     tables = PriorTables.from_tensors(arrays)
     symbols = np.random.default_rng(0).integers(-300, 300, (2, 4, 5, 6)).astype(np.int32)
@@ -243,7 +244,7 @@ def test_a_run_may_start_from_another_model(config, tmp_path):
     run = start_run(replace(config, model=sections, start="compact-1"), tmp_path / "run", CPU)
     initialize(run, ClipSampler(find_sources(config.data.folders), config.data, 1))
     expected = ModelWeights(find_model("compact-1")).build().state_dict()
-    for coder in (run.coder, run.average):
+    for coder in (run.trainee, run.average):
         assert all(torch.equal(p, expected[n]) for n, p in coder.autoencoder.state_dict().items())
 
 

@@ -1,0 +1,110 @@
+"""What `task = "codec"` trains: `compact` with a prior of its symbols, for rate and distortion together."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cvvae_cli.models.compact import COARSE, TIME, Compact, CompactConfig
+from cvvae_cli.models.layers import fold
+from cvvae_cli.models.registry import Weights, find_model
+from cvvae_cli.train.config import TrainConfig
+from cvvae_cli.train.data import ClipSampler, SampleNoise, principal_components, psnr_of_mse
+from cvvae_cli.train.losses import add_noise, lambda_of, rate_distortion, round_through
+from cvvae_cli.train.prior import ANCHORS, LatentPrior, interpolate, logistic_bits
+from cvvae_cli.train.trainee import Figures, Trainee, autocast_for
+
+EVALUATION_LEVELS = (0.0, 0.5, 1.0)
+
+
+class Coder(Trainee):
+    """The autoencoder, the prior of its symbols, gains and steps of the quality levels."""
+
+    autoencoder: Compact
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        section, objective = config.model, config.objective
+        self.autoencoder = Compact(CompactConfig(**vars(section))).channels_last()
+        self.prior = LatentPrior(section.latent_channels)
+        share = objective.lowest_lambda / objective.highest_lambda
+        log_gain = 0.5 * math.log(share) * (1 - torch.linspace(0, 1, ANCHORS))  # noise falls as lambda grows
+        self.log_gain = nn.Parameter(log_gain[:, None].repeat(1, section.latent_channels))
+        self.log_step = nn.Parameter(-log_gain[:, None].repeat(1, section.latent_channels))
+        with torch.no_grad():
+            self.prior.scale_kind[0] = 0.7
+            self.prior.scale_level.copy_(0.7 * self.log_gain)
+
+    def gain(self, level: Tensor) -> Tensor:
+        """(B,) in [0, 1] → symbols per unit of a latent, (B, C, 1, 1, 1)."""
+        return interpolate(self.log_gain, level).exp()[:, :, None, None, None]
+
+    def step(self, level: Tensor) -> Tensor:
+        """(B,) in [0, 1] → units of a latent per symbol, (B, C, 1, 1, 1)."""
+        return interpolate(self.log_step, level).exp()[:, :, None, None, None]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        schedule = self.config.schedule
+        linear = [p for n, p in self.autoencoder.named_parameters() if n.startswith("linear")]
+        network = [p for n, p in self.autoencoder.named_parameters() if not n.startswith("linear")]
+        levels = [self.log_gain, self.log_step]
+        return [
+            {"params": network, "lr": schedule.learning_rate},
+            {"params": linear, "lr": schedule.linear_learning_rate},
+            {"params": list(self.prior.parameters()), "lr": schedule.prior_learning_rate},
+            {"params": levels, "lr": schedule.level_learning_rate, "weight_decay": 0.0},
+        ]
+
+    def start(self, sampler: ClipSampler) -> None:
+        start_compact(self.autoencoder, self.config, sampler)
+
+    def loss(self, video: Tensor, noise: SampleNoise, step: int) -> tuple[Tensor, Figures]:
+        objective = self.config.objective
+        level = noise.uniform()
+        with autocast_for(video.device):
+            scaled = self.autoencoder.encode(video).float() * self.gain(level)
+            rounded = round_through(scaled)
+            mean, log_scale = self.prior(rounded, level)
+            decoded = self.autoencoder.decode(rounded * self.step(level))
+        noisy = add_noise(scaled, noise.uniform(*scaled.shape[1:]))
+        bits = logistic_bits(noisy, mean.float(), log_scale.float())
+        rate, mse = rate_distortion(video, decoded, bits, objective)
+        weight = lambda_of(level, objective)
+        losses = (weight * 255**2 * mse + rate) * (objective.highest_lambda / weight).sqrt()
+        return losses.mean(), {"mse": mse.mean().item(), "bits_per_pixel": rate.mean().item()}
+
+    def figures(self, video: Tensor) -> dict[str, Figures]:
+        """PSNR and the prior's estimate of bits per pixel at a few levels, with rounded latents."""
+        with autocast_for(video.device):
+            latents = self.autoencoder.encode(video).float()
+        return {str(level): self._figures_of_level(video, latents, level) for level in EVALUATION_LEVELS}
+
+    def _figures_of_level(self, video: Tensor, latents: Tensor, level: float) -> Figures:
+        levels = torch.tensor([level], device=video.device)
+        symbols = (latents * self.gain(levels)).round()
+        with autocast_for(video.device):
+            mean, log_scale = self.prior(symbols, levels)
+            decoded = self.autoencoder.decode(symbols * self.step(levels)).float().clamp(-1, 1)
+        bits = logistic_bits(symbols, mean.float(), log_scale.float())
+        pixels = video.shape[2] * video.shape[3] * video.shape[4]
+        mse = (video - decoded).square().mean().item()
+        return {
+            "psnr_db": round(psnr_of_mse(mse, 2.0), 3),
+            "bits_per_pixel": round(bits.sum().item() / pixels, 5),
+            "first_bits_per_pixel": round(bits[:, :, 0].sum().item() / pixels, 5),
+        }
+
+
+@torch.no_grad()
+def start_compact(network: Compact, config: TrainConfig, sampler: ClipSampler) -> None:
+    """Start from another model's network, or from the principal components of training patches."""
+    if config.start is not None:
+        network.load_state_dict(Weights(find_model(config.start)).build().state_dict())
+        return
+    mean, basis = principal_components(sampler, lambda x: fold(x, TIME, COARSE), batches=60)
+    channels = config.model.latent_channels
+    network.start_from_principal_components(mean, basis[:, :channels], config.objective.initial_step)
