@@ -79,7 +79,9 @@ def encode_file(
     outputs.require_writable(output, (source,), force=options.force)
     spec = find_model(options.model)
     placement = choose_placement(options.device, options.dtype)
-    run = EngineOptions(options.tile_pixels, options.temporal_overlap, options.max_memory_bytes)
+    run = EngineOptions(
+        options.tile_pixels, options.temporal_overlap, options.max_memory_bytes, options.is_compiled
+    )
     with open_source(source, options.frame_rate, deinterlace=options.deinterlace) as video:
         side = video.side_source(side_kinds(options))
         weights = Weights(spec)
@@ -322,7 +324,7 @@ def decode_file(
         spec, weights = model_of(cvl.header)
         placement = choose_placement(options.device, options.dtype)
         tile = options.tile_pixels if spec.windows is None else None  # a windowed file names its own
-        run = EngineOptions(tile, max_memory_bytes=options.max_memory_bytes)
+        run = EngineOptions(tile, max_memory_bytes=options.max_memory_bytes, is_compiled=options.is_compiled)
         engine = make_engine(spec, weights.build, placement, run)
         batches = watched(decode_frames(cvl, weights, engine, frames), len(frames), on_progress)
         info = info_of(cvl)

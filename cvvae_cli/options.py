@@ -35,6 +35,7 @@ class EncodeOptions:
     tile_pixels: int | None = None
     temporal_overlap: int = 0  # frames that windows share beyond one; of windowed models
     max_memory_bytes: int | None = None
+    is_compiled: bool = False
     force: bool = False
     resume: bool = False  # go on where an interrupted encode stopped
 
@@ -55,6 +56,7 @@ class DecodeOptions:
     dtype: str = "auto"
     tile_pixels: int | None = None
     max_memory_bytes: int | None = None
+    is_compiled: bool = False
     output: OutputOptions = field(default_factory=OutputOptions)
     force: bool = False
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "metrics": LEAVES | {"store", "download", "checkpoint"},
     "models": LEAVES | {"store", "download", "checkpoint"},
     "bitstream": LEAVES,
-    "engine": LEAVES | {"models"},
+    "engine": LEAVES | {"models", "store"},
     "options": LEAVES | {"video"},
     "latents": LEAVES | {"models", "bitstream", "container"},
     "targets": LEAVES | {"models", "bitstream", "engine", "metrics", "options", "video"},

@@ -10,6 +10,7 @@ import typer
 
 from cvvae_cli.cli import console
 from cvvae_cli.cli.options import (
+    Compile,
     Device,
     Dtype,
     Force,
@@ -56,6 +57,7 @@ def decode(
     dtype: Dtype = "auto",
     tile: Tile = None,
     max_memory: MaxMemory = None,
+    compile_: Compile = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -81,6 +83,7 @@ def decode(
         dtype=dtype,
         tile_pixels=tile,
         max_memory_bytes=None if max_memory is None else console.parse_bytes(max_memory),
+        is_compiled=compile_,
         output=OutputOptions(codec, crf, pix_fmt),
         force=force,
     )

@@ -10,6 +10,7 @@ import typer
 
 from cvvae_cli.cli import console
 from cvvae_cli.cli.options import (
+    Compile,
     Device,
     Dtype,
     Force,
@@ -74,6 +75,7 @@ def encode(
         typer.Option(help="Frames that windows of the paper's networks share and blend: 0, 4, 8 or 12."),
     ] = 0,
     max_memory: MaxMemory = None,
+    compile_: Compile = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted encode of the same source stopped.")
     ] = False,
@@ -105,6 +107,7 @@ def encode(
         tile_pixels=0 if no_tiles else tile,
         temporal_overlap=temporal_overlap,
         max_memory_bytes=None if max_memory is None else console.parse_bytes(max_memory),
+        is_compiled=compile_,
         force=force,
         resume=resume,
     )

@@ -21,6 +21,13 @@ MaxMemory = Annotated[
     str | None,
     typer.Option(help="Most memory for activations, such as 8GiB; else most of what is free."),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Fuse the layers of the paper's networks first: slow at the start, kept for later.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUTPUT if it exists.")]
 MetricNames = Annotated[
     str | None,

@@ -27,6 +27,7 @@ class EngineOptions:
     tile_pixels: int | None = None  # largest side of a tile; None: chosen; 0: no tiles
     temporal_overlap: int = 0  # frames that windows share beyond the one they must; a multiple of four
     max_memory_bytes: int | None = None  # of activations; None: most of what the device has left
+    is_compiled: bool = False  # fuse the layers of a windowed network first (engine/compiled.py)
 
 
 class BaseEngine(ABC):
@@ -71,7 +72,8 @@ class BaseEngine(ABC):
     def describe(self) -> str:
         """What decides the last digits of a result: device, number type and tile."""
         tile = f" tile {self.options.tile_pixels}" if self.options.tile_pixels else ""
-        return f"{self.placement.device.type} {self.placement.dtype_name}{tile}"
+        compiled = " compiled" if self.options.is_compiled else ""
+        return f"{self.placement.device.type} {self.placement.dtype_name}{tile}{compiled}"
 
     def pixels_to_network(self, rgb: np.ndarray) -> Tensor:
         """uint8 or uint16 (T, H, W, 3) → float (1, 3, T, H, W) in [-1, 1], channels last in memory."""

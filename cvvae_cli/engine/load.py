@@ -20,7 +20,12 @@ def make_engine(
     placement: Placement,
     options: EngineOptions | None = None,
 ) -> BaseEngine:
-    """The engine of a model's kind."""
+    """The engine of a model's kind. Raises ConfigError for options that it has no use for."""
+    if spec.windows is None and options is not None and options.is_compiled:
+        raise ConfigError(
+            f"{spec.name} is convolutions and little else: compiling gains nothing",
+            hint="leave --compile out",
+        )
     kind = Engine if spec.windows is None else WindowEngine
     return kind(spec, build, placement, options)
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from cvvae_cli.engine.base import WHOLE_PICTURE, BaseEngine, is_finite, network_to_pixels
+from cvvae_cli.engine.compiled import compiled, require_compiler
 from cvvae_cli.engine.memory import require_memory
 from cvvae_cli.engine.plan import pad_frames, plan_windows, tile_starts
 from cvvae_cli.errors import ConfigError, NonFiniteError
-from cvvae_cli.models.autoencoder import VideoAutoencoder
+from cvvae_cli.models.autoencoder import VideoAutoencoder, WindowedAutoencoder
 from cvvae_cli.models.half3d import in_bands
 from cvvae_cli.types import FrameBatch, LatentChunk, LatentGeometry, WindowGeometry
 
@@ -40,6 +41,10 @@ class WindowEngine(BaseEngine):
         network = super().place(dtype)
         is_whole = self.spec.windows is not None and self.spec.windows.tile == self.spec.windows.stride
         in_bands(network, BAND_ROWS if is_whole else None)  # layer by layer over the whole picture
+        if self.options.is_compiled:
+            assert isinstance(network, WindowedAutoencoder)
+            require_compiler(self.placement.device)
+            return compiled(network)
         return network
 
     @torch.inference_mode()

@@ -61,6 +61,11 @@ class Padding:
         return buffer
 
 
+def is_plain(x: Tensor) -> bool:
+    """Whether layers run one after the other and reuse no memory: in training, on a GPU, or compiled."""
+    return torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
 def as_frames(x: Tensor) -> Tensor:
     """(B, C, T, H, W) → (B*T, C, H, W); a view of channels-last memory."""
     b, c, t, h, w = x.shape
@@ -139,7 +144,7 @@ class Conv3d(nn.Conv3d):
 
     def of_normed_swish(self, norm: Norm, x: Tensor, *, may_overwrite: bool = False) -> Tensor:
         """The convolution of swish(norm(x)), written straight to where its padding lies around it."""
-        if torch.is_grad_enabled() or x.device.type != "cpu":
+        if is_plain(x):
             return self(functional.silu(norm(x)))
         if may_overwrite and not self.edges.needs_buffer:
             return self.of_padded(norm.swish_into(x, x))
@@ -192,7 +197,7 @@ class HalfBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """In inference `x` may be overwritten."""
-        if torch.is_grad_enabled() or x.device.type != "cpu":
+        if is_plain(x):
             y = self.conv1(functional.silu(self.norm1(x)))
             return self.conv2(functional.silu(self.norm2(y))) + self.shortcut(x)
         shortcut = self.shortcut(x)
