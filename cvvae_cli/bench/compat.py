@@ -232,10 +232,16 @@ def cut(clip: Clip, count: int) -> Iterator[Any]:
 
 def psi(frames: np.ndarray, mapping: str) -> np.ndarray:
     """uint8 (1 + 4n, H, W, 3) → uint8 (1 + n, H, W, 3); `random` picks alike in every run."""
-    video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float()
-    picks = torch.randint(4, (1, len(frames) // 4), generator=torch.Generator().manual_seed(SEED))
-    chosen: Tensor = matching_frames(video, mapping, picks)[0].permute(1, 2, 3, 0)
-    return chosen.round().to(torch.uint8).contiguous().numpy()
+    video = matched(frames.transpose(3, 0, 1, 2), mapping)
+    return np.ascontiguousarray(np.rint(video).astype(np.uint8).transpose(1, 2, 3, 0))
+
+
+def matched(video: np.ndarray, mapping: str) -> np.ndarray:
+    """(C, 1 + 4n, h, w) → float32 (C, 1 + n, h, w)."""
+    frames = torch.from_numpy(np.ascontiguousarray(video))[None].float()
+    picks = torch.randint(4, (1, frames.shape[2] // 4), generator=torch.Generator().manual_seed(SEED))
+    chosen: Tensor = matching_frames(frames, mapping, picks)[0]
+    return chosen.numpy()
 
 
 @dataclass(frozen=True)
@@ -266,8 +272,11 @@ def compat(job: Job, *, on_clip: Callable[[str], None] = lambda name: None) -> C
         on_clip(f"{clip.source.name}, least squares")
         frames = bridge.frames_of(clip)
         latents = bridge.encode(bridge.baseline, clip, len(frames))
+        theirs = bridge.image_encode(frames)
         for mapping in MAPPINGS:
-            maps[mapping].add(latents, bridge.image_encode(psi(frames, mapping)))
+            is_blend = mapping == "average"
+            target = bridge.image_encode(psi(frames, mapping)) if is_blend else matched(theirs, mapping)
+            maps[mapping].add(latents, target)
     gathered = Gathered(channels)
     solved = {mapping: fitted.solve() for mapping, fitted in maps.items()}
     rows = []

@@ -23,7 +23,7 @@ from cvvae_cli.engine.device import Placement
 from cvvae_cli.engine.load import make_engine, with_geometry
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.metrics import Borders
-from cvvae_cli.models.registry import ModelSpec, Weights, find_model
+from cvvae_cli.models.registry import ModelSpec, Weights, find_model_or_file
 from cvvae_cli.options import EncodeOptions
 from cvvae_cli.types import FrameBatch
 from cvvae_cli.video.reader import open_source
@@ -86,7 +86,7 @@ class ModelContender(Contender):
     ) -> None:
         """`qualities`: levels, "all", or None for the model's own."""
         self.options = EngineOptions(tile_pixels)
-        self.spec = with_geometry(find_model(model), self.options)
+        self.spec = with_geometry(find_model_or_file(model), self.options)
         self.name = self.spec.name
         self.placement, self.device = placement, placement.device
         self.is_baseline = is_baseline

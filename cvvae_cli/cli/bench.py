@@ -22,7 +22,8 @@ def bench(
         str, typer.Option(help="Folder (searched recursively), file, glob, list file or frame folder.")
     ],
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="A model of ours; may be repeated.")
+        list[str] | None,
+        typer.Option("--model", "-m", help="A model, or a file of `train --export`; may be repeated."),
     ] = None,
     quality: Annotated[
         str | None,

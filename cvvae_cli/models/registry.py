@@ -128,6 +128,20 @@ MODELS: dict[str, ModelSpec] = {
         default_level=30,
         scaling_factor=0.34,  # one over the deviation of its latents on training clips
     ),
+    "compact-flux2-1": ModelSpec(  # latents that the image VAE of FLUX.2 understands
+        name="compact-flux2-1",
+        geometry=LatentGeometry(channels=32, frames=4, pixels=8),
+        build=build_compact,
+        weights_file="compact-flux2-1.safetensors",
+        weights_sha256="a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18",
+        chunk_latents=4,
+        coder="exact-bf16",
+        period=4,
+        encode_context=6,
+        decode_context=6,
+        encode_halo=10,
+        decode_halo=12,
+    ),
     "linear-1": ModelSpec(
         name="linear-1",
         geometry=LatentGeometry(channels=32, frames=4, pixels=8),
@@ -145,7 +159,7 @@ MODELS: dict[str, ModelSpec] = {
         default_level=50,
     ),
 }
-ALIASES = {"compact": "compact-3"}
+ALIASES = {"compact": "compact-3", "compact-flux2": "compact-flux2-1"}
 
 
 def find_model(name: str) -> ModelSpec:
@@ -188,6 +202,7 @@ def spec_of_file(path: Path) -> ModelSpec:
         weights_file=str(path.resolve()),
         weights_sha256=hashlib.sha256(data).hexdigest(),
         coder="prior-1" if has_coder else "exact-bf16",
+        period=12 if has_coder else 4,
         levels=(10, 100) if has_coder else None,
         default_level=30 if has_coder else None,
         encode_context=config.encode_context,

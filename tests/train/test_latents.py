@@ -317,3 +317,36 @@ def test_a_turn_is_undone_by_the_decoder():
         assert torch.allclose(network.encode(video), expected.reshape(z.shape), atol=1e-4)
         inside = (network.decode(network.encode(video)) - x)[..., 48:-48, 48:-48]
     assert inside.abs().max() < 1e-3
+
+
+def test_the_command_line_changes_the_recipe():
+    from cvvae_cli.cli.train import find_recipe, with_changes
+
+    recipe = find_recipe("compact-flux2-1")
+    assert (recipe.task, recipe.latents.regularize, recipe.latents.mapping) == (
+        "latents",
+        "decoder",
+        "random",
+    )
+    given = {"image_vae": "here", "regularize": "both", "mapping": None}
+    changed = with_changes(recipe, given, steps=7, seed=None)
+    assert (changed.latents.image_vae, changed.latents.regularize, changed.latents.mapping) == (
+        "here",
+        "both",
+        "random",
+    )
+    assert (changed.schedule.steps, changed.seed) == (7, recipe.seed)
+    with pytest.raises(ConfigError, match="regularize"):
+        with_changes(recipe, {"regularize": "sideways"}, steps=None, seed=None)
+    with pytest.raises(ConfigError, match="trains a codec"):
+        with_changes(find_recipe("compact-3"), given, steps=None, seed=None)
+    assert with_changes(find_recipe("compact-3"), {"mapping": None}, steps=None, seed=3).seed == 3
+
+
+def test_the_papers_recipe_is_that_of_its_network():
+    from cvvae_cli.cli.train import find_recipe
+
+    recipe = find_recipe("cvvae-sd21")
+    assert recipe.architecture == "cvvae-sd21"
+    assert recipe.data.image_share == 0.5
+    assert recipe.latents.inflate
