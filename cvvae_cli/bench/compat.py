@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cvvae_cli.bench.dataset import Clip, Protocol, Source
 from cvvae_cli.bench.measure import measure
@@ -22,6 +21,7 @@ from cvvae_cli.bench.run import MIDDLE, rounded, side_by_side
 from cvvae_cli.engine.base import BaseEngine, network_to_pixels
 from cvvae_cli.engine.device import Placement
 from cvvae_cli.engine.load import make_engine
+from cvvae_cli.engine.plan import pad_frames
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.metrics import MetricOptions
 from cvvae_cli.models.alignment import MAPPINGS, matching_frames
@@ -32,7 +32,6 @@ from cvvae_cli.types import FrameBatch, LatentChunk
 SEED = 0
 PROJECTIONS = 128  # directions of the sliced distance
 KEPT_PER_CLIP = 20_000  # latent positions that it sees
-GREY = 127.5
 MOST_PICTURES = 24  # clips that are drawn
 
 
@@ -203,10 +202,8 @@ class Bridge:
         """uint8 (T, H, W, 3) → (C, T, h, w), frame by frame."""
         latents = []
         for frame in frames:
-            x = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device).permute(2, 0, 1)[None]
-            down, right = (-x.shape[2]) % 8, (-x.shape[3]) % 8
-            x = functional.pad(x.float() / GREY - 1, (0, right, 0, down), "replicate")
-            latents.append(self.image_vae.encode(x)[0].float().cpu().numpy())
+            x = self.engine.pixels_to_network(pad_frames(frame[None], 0, 1, self.engine.spec.geometry.pixels))
+            latents.append(self.image_vae.encode(x[:, :, 0])[0].float().cpu().numpy())
         return np.stack(latents, axis=1)
 
     @torch.inference_mode()
@@ -221,7 +218,7 @@ class Bridge:
         return np.concatenate(pictures)
 
 
-def cut(clip: Clip, count: int) -> Iterator[Any]:
+def cut(clip: Clip, count: int) -> Iterator[FrameBatch]:
     """The batches of the first `count` frames."""
     left = count
     for batch in clip:

@@ -45,7 +45,6 @@ class LatentTrainee(Trainee):
             self.log_variance = nn.Parameter(torch.full((channels,), section.first_log_variance))
         self.critic = PatchCritic() if section.critic_weight else None
         self._judged: tuple[Tensor, Tensor] | None = None
-        self._frozen: dict[str, nn.Module] = {}  # kept out of the tree: neither trained nor saved
         if set(self.weights) != {"reconstruction"} or section.inflate:
             if section.image_vae is None:
                 raise ConfigError("this recipe needs an image VAE", hint="pass --image-vae PATH")

@@ -24,6 +24,10 @@ class Trainee(nn.Module, ABC):
     autoencoder: VideoAutoencoder
     config: TrainConfig
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen: dict[str, nn.Module] = {}  # kept out of the tree: neither trained nor saved
+
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters with their learning rates, as optimizers take them."""
@@ -46,9 +50,7 @@ class Trainee(nn.Module, ABC):
 
     def copy(self) -> Self:
         """What the average of the weights is kept in; it shares what is frozen."""
-        frozen = self.__dict__.get("_frozen")
-        memo = {} if frozen is None else {id(frozen): frozen}
-        return copy.deepcopy(self, memo).requires_grad_(False)
+        return copy.deepcopy(self, {id(self._frozen): self._frozen}).requires_grad_(False)
 
     def clipped_parameters(self) -> list[list[nn.Parameter]]:
         """Parameters whose gradients are clipped together."""
