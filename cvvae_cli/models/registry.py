@@ -79,68 +79,53 @@ def build_linear(config: Mapping[str, Any]) -> VideoAutoencoder:
     return Linear(**config)
 
 
-MODELS: dict[str, ModelSpec] = {
-    "compact-1": ModelSpec(
-        name="compact-1",
+def compact_spec(name: str, sha256: str, **others: Any) -> ModelSpec:
+    """A `compact` of the default widths and depths."""
+    return ModelSpec(
+        name=name,
         geometry=LatentGeometry(channels=32, frames=4, pixels=8),
         build=build_compact,
-        weights_file="compact-1.safetensors",
-        weights_sha256="2d685672da9ab47b35ba500d8366d0ed4bea8e762c042b70fb7cb71469840de7",
+        weights_file=f"{name}.safetensors",
+        weights_sha256=sha256,
         chunk_latents=4,
+        encode_context=6,
+        decode_context=6,
+        encode_halo=10,
+        decode_halo=12,
+        **others,
+    )
+
+
+MODELS: dict[str, ModelSpec] = {
+    "compact-1": compact_spec(
+        "compact-1",
+        "2d685672da9ab47b35ba500d8366d0ed4bea8e762c042b70fb7cb71469840de7",
         coder="context-1",
         period=32,
-        encode_context=6,
-        decode_context=6,
-        encode_halo=10,
-        decode_halo=12,
     ),
-    "compact-2": ModelSpec(
-        name="compact-2",
-        geometry=LatentGeometry(channels=32, frames=4, pixels=8),
-        build=build_compact,
-        weights_file="compact-2.safetensors",
-        weights_sha256="8ff6903eb3ce2c4663c00bf39fc8acc495c30928be3fdaa3d9c7190e309d7ec3",
-        chunk_latents=4,
+    "compact-2": compact_spec(
+        "compact-2",
+        "8ff6903eb3ce2c4663c00bf39fc8acc495c30928be3fdaa3d9c7190e309d7ec3",
         coder="prior-1",
         period=12,
-        encode_context=6,
-        decode_context=6,
-        encode_halo=10,
-        decode_halo=12,
         levels=(10, 100),
         default_level=30,
         scaling_factor=0.32,  # one over the deviation of its latents on training clips
     ),
-    "compact-3": ModelSpec(
-        name="compact-3",
-        geometry=LatentGeometry(channels=32, frames=4, pixels=8),
-        build=build_compact,
-        weights_file="compact-3.safetensors",
-        weights_sha256="30369877951c0fd732a841f92c0f706c505417aeb435091eba049add97a7e23f",
-        chunk_latents=4,
+    "compact-3": compact_spec(
+        "compact-3",
+        "30369877951c0fd732a841f92c0f706c505417aeb435091eba049add97a7e23f",
         coder="prior-1",
         period=12,
-        encode_context=6,
-        decode_context=6,
-        encode_halo=10,
-        decode_halo=12,
         levels=(10, 100),
         default_level=30,
         scaling_factor=0.34,  # one over the deviation of its latents on training clips
     ),
-    "compact-flux2-1": ModelSpec(  # latents that the image VAE of FLUX.2 understands
-        name="compact-flux2-1",
-        geometry=LatentGeometry(channels=32, frames=4, pixels=8),
-        build=build_compact,
-        weights_file="compact-flux2-1.safetensors",
-        weights_sha256="a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18",
-        chunk_latents=4,
+    "compact-flux2-1": compact_spec(  # latents that the image VAE of FLUX.2 understands
+        "compact-flux2-1",
+        "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18",
         coder="exact-bf16",
         period=4,
-        encode_context=6,
-        decode_context=6,
-        encode_halo=10,
-        decode_halo=12,
     ),
     "linear-1": ModelSpec(
         name="linear-1",
