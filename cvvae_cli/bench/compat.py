@@ -8,7 +8,7 @@ frame by frame; and a baseline: another model's latents, mapped to the image VAE
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from cvvae_cli.types import FrameBatch, LatentChunk
 
 SEED = 0
 PROJECTIONS = 128  # directions of the sliced distance
-KEPT_PER_CLIP = 20_000  # latent positions that it sees
+MOST_KEPT = 100_000  # latent positions that it sees
 MOST_PICTURES = 24  # clips that are drawn
 
 
@@ -83,27 +83,22 @@ def sliced_wasserstein(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(first - second).mean())
 
 
-@dataclass
 class Latents:
-    """What is kept of the latents of all clips: moments, and some positions of each clip."""
+    """What is kept of the latents of all clips: moments, and a sample of positions, all equally likely."""
 
-    channels: int
-    moments: Moments = field(init=False)
-    kept: list[np.ndarray] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.moments = Moments(self.channels)
+    def __init__(self, channels: int) -> None:
+        self.moments = Moments(channels)
+        self.sample = np.empty((0, channels), np.float32)
+        self._lots = np.empty(0)  # drawn for each position; the lowest stay
 
     def add(self, latents: np.ndarray, rng: np.random.Generator) -> None:
         """(C, t, h, w) of one clip."""
         rows = rows_of(latents)
         self.moments.add(rows)
-        size = min(KEPT_PER_CLIP, len(rows))
-        self.kept.append(rows[rng.choice(len(rows), size, replace=False)].astype(np.float32))
-
-    @property
-    def sample(self) -> np.ndarray:
-        return np.concatenate(self.kept)
+        lots = np.concatenate([self._lots, rng.random(len(rows))])
+        kept = np.argsort(lots)[:MOST_KEPT]
+        self.sample = np.concatenate([self.sample, rows.astype(np.float32)])[kept]
+        self._lots = lots[kept]
 
 
 class LinearMap:

@@ -114,6 +114,7 @@ def tiny_image_vae(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor])
     network = TinyImageVae(*kind_of(decoder))
     load_part(network.encoder, encoder)
     load_part(network.decoder, decoder)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)
 
 

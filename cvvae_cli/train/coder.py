@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cvvae_cli.models.compact import COARSE, TIME, Compact, CompactConfig
 from cvvae_cli.models.layers import fold
-from cvvae_cli.models.registry import Weights, find_model
+from cvvae_cli.models.registry import Weights, find_model_or_file
 from cvvae_cli.train.config import TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise, principal_components, psnr_of_mse
 from cvvae_cli.train.losses import add_noise, lambda_of, rate_distortion, round_through
@@ -103,7 +103,7 @@ class Coder(Trainee):
 def start_compact(network: Compact, config: TrainConfig, sampler: ClipSampler) -> None:
     """Start from another model's network, or from the principal components of training patches."""
     if config.start is not None:
-        network.load_state_dict(Weights(find_model(config.start)).build().state_dict())
+        network.load_state_dict(Weights(find_model_or_file(config.start)).build().state_dict())
         return
     mean, basis = principal_components(sampler, lambda x: fold(x, TIME, COARSE), batches=60)
     channels = config.model.latent_channels

@@ -89,16 +89,20 @@ class ObjectiveSection:
 class LatentsSection:
     """The objective of `task = "latents"`, the paper's: reconstruction, alignment, KL, a critic.
 
-    Each error e enters as e * exp(-s) + s with a log-variance s of its own that is learned.
+    Each error e enters as e * exp(-s) + s with a log-variance s of its own that is learned. With "log_l2"
+    each sample's mean square has the s that is best for it, so that log e enters: a mean of PSNRs, in which
+    smooth pictures count as much as rough ones.
     """
 
-    distortion: Literal["l1", "l2"] = "l1"
+    distortion: Literal["l1", "l2", "log_l2"] = "l1"
     lpips_weight: float = 0.0  # of LPIPS (VGG) beside the distortion; its trunk is fetched on first use
     samples_latents: bool = True  # decode a sample of the posterior; else its mean
     first_log_variance: float = -8.0  # of the posterior of a model that has none of its own
     kl_weight: float = 1e-6
     image_vae: str | None = None  # a file or folder; see load_image_vae
-    fit_clips: int = 40  # by which the latents that a run starts with are turned towards the image VAE's
+    fit_clips: int = (
+        40  # by which the latents that a run starts with are turned towards the image VAE's; 0: not
+    )
     fit_size: int = 192
     inflate: bool = False  # begin with the image VAE's own weights; for the paper's networks
     regularize: Literal["decoder", "encoder", "both", "none"] = "none"
@@ -134,7 +138,7 @@ class TrainConfig:
     architecture: str = "compact"  # or one of the paper's networks, with `network` as its configuration
     network: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
-    start: str | None = None  # a model whose network to begin with; None: principal components
+    start: str | None = None  # a model, or an exported file, to begin with; None: principal components
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)

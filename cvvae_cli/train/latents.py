@@ -27,6 +27,7 @@ from cvvae_cli.train.trainee import Figures, Trainee, autocast_for
 FIRST_LOG_SCALE = {"l1": -3.0, "l2": -5.0, "moments": 1.0, "latent": 0.0}  # near where it comes to rest
 LEAST_VARIANCE, LARGEST_VARIANCE = -30.0, 20.0  # logarithms of a posterior's variance
 SMALLEST_SHARE = 1e-4  # of the largest variance, at which smaller ones are held when latents are turned
+LEAST_SQUARE = 1e-5  # mean square error below which a sample counts no more: 56 dB
 FIRST_STEP = -1000  # samples of the fit, which no training step sees
 
 
@@ -38,8 +39,9 @@ class LatentTrainee(Trainee):
         self.config = config
         section = config.latents
         self.autoencoder = build_autoencoder(config)
-        first = {t: FIRST_LOG_SCALE.get(t, FIRST_LOG_SCALE[section.distortion]) for t in self.weights}
-        self.log_scale = nn.ParameterDict({t: nn.Parameter(torch.tensor(v)) for t, v in first.items()})
+        first = {t: FIRST_LOG_SCALE.get(t, FIRST_LOG_SCALE.get(section.distortion)) for t in self.weights}
+        scales = {t: nn.Parameter(torch.tensor(v)) for t, v in first.items() if v is not None}
+        self.log_scale = nn.ParameterDict(scales)
         if isinstance(self.autoencoder, Compact):
             channels = config.model.latent_channels
             self.log_variance = nn.Parameter(torch.full((channels,), section.first_log_variance))
@@ -60,7 +62,7 @@ class LatentTrainee(Trainee):
 
     @property
     def weights(self) -> dict[str, float]:
-        """The terms of the loss that have a log-variance of their own, and how much each counts."""
+        """The terms of the loss, and how much each counts."""
         section = self.section
         weights = {
             "reconstruction": 1.0,
@@ -109,7 +111,7 @@ class LatentTrainee(Trainee):
             network.load_state_dict(inflate(self.image_vae, network))
         elif isinstance(network, Compact):
             start_compact(network, self.config, sampler)
-            if self.section.regularize != "none":
+            if self.section.regularize != "none" and self.section.fit_clips:
                 turn_towards(network, self.image_vae, sampler, self.section.fit_clips, self.section.fit_size)
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,18 +144,25 @@ class LatentTrainee(Trainee):
                 errors["decoder_side"] = self.distance(seen, as_pictures(picked(frames, chosen)))
             if {"encoder_side", "moments", "latent"} & set(self.weights):
                 with torch.no_grad():
-                    theirs = as_clips(self.image_vae.encode(as_pictures(frames)), len(video)).float()
+                    wanted = frames if "encoder_side" in self.weights else picked(frames, chosen)
+                    theirs = as_clips(self.image_vae.encode(as_pictures(wanted)), len(video)).float()
             if "encoder_side" in self.weights:
                 errors["encoder_side"] = self.distance(self.autoencoder.decode(theirs).float(), video)
+            if {"moments", "latent"} & set(self.weights):
+                ours = picked(mean, chosen)
+                theirs = theirs if theirs.shape == ours.shape else picked(theirs, chosen)
             if "moments" in self.weights:
-                errors["moments"] = moments_distance(mean, theirs)
+                errors["moments"] = moments_distance(ours, theirs)
             if "latent" in self.weights:
-                errors["latent"] = (mean - theirs).square().mean()
+                errors["latent"] = (ours - theirs).square().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         total = section.kl_weight * divergence
         for term, weight in self.weights.items():
-            scale = self.log_scale[term]
-            total = total + weight * (errors[term] * (-scale).exp() + scale)
+            error = errors[term]
+            if term in self.log_scale:
+                scale = self.log_scale[term]
+                error = error * (-scale).exp() + scale
+            total = total + weight * error
         figures = {term: error.item() for term, error in errors.items()}
         figures["kl"] = divergence.item()
         figures["mse"] = (video - decoded.detach()).square().mean().item() / 4
@@ -167,7 +176,13 @@ class LatentTrainee(Trainee):
 
     def distance(self, decoded: Tensor, target: Tensor) -> Tensor:
         difference = decoded - target
-        return difference.abs().mean() if self.section.distortion == "l1" else difference.square().mean()
+        match self.section.distortion:
+            case "l1":
+                return difference.abs().mean()
+            case "l2":
+                return difference.square().mean()
+            case "log_l2":
+                return difference.square().flatten(1).mean(1).add(LEAST_SQUARE).log().mean()
 
     def against_critic(self, video: Tensor, decoded: Tensor) -> Tensor:
         """The critic's verdict on the decoded clip as a loss; the critic learns from the clip later."""

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from tiny import moving_picture
 
-from cvvae_cli.bench.compat import LinearMap, Moments, apply, frechet, psi, sliced_wasserstein
+from cvvae_cli.bench import compat as compat_module
+from cvvae_cli.bench.compat import Latents, LinearMap, Moments, apply, frechet, psi, sliced_wasserstein
 from cvvae_cli.cli.app import main
 from cvvae_cli.models.image_vae import TinyImageVae
 
@@ -38,6 +39,20 @@ def test_the_sliced_distance_of_a_shift_is_known():
     rows = rng.standard_normal((4000, 2))
     assert sliced_wasserstein(rows, rows) == pytest.approx(0, abs=1e-9)
     assert sliced_wasserstein(rows, rows + np.array([1.0, 0.0])) == pytest.approx(2 / np.pi, rel=0.1)
+
+
+def test_positions_are_kept_up_to_a_limit_and_all_alike(monkeypatch):
+    monkeypatch.setattr(compat_module, "MOST_KEPT", 300)
+    rng = np.random.default_rng(5)
+    latents = Latents(1)
+    for number in range(10):
+        latents.add(np.full((1, 2, 10, 10), number, np.float32), rng)
+    assert latents.moments.count == 2000
+    assert latents.moments.mean == pytest.approx([4.5])
+    assert latents.sample.shape == (300, 1)
+    counts = np.bincount(latents.sample[:, 0].astype(int), minlength=10)
+    assert counts.min() >= 12
+    assert counts.max() <= 55
 
 
 def test_least_squares_finds_a_linear_map():

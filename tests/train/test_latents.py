@@ -99,6 +99,32 @@ def test_each_side_has_the_terms_it_is_made_of(config, side):
     assert all(p.grad is not None for p in trainee.parameters())
 
 
+def test_a_logarithmic_distance_counts_smooth_samples_as_much_as_rough_ones(config):
+    """It has no log-variance to learn, and its gradient is the same whatever a sample's error is."""
+    trainee = LatentTrainee(with_latents(config, distortion="log_l2"), CPU)
+    assert not trainee.log_scale
+    target = torch.zeros(2, 3, 1, 8, 8)
+    decoded = torch.tensor([0.1, 0.9]).view(2, 1, 1, 1, 1).expand_as(target).clone().requires_grad_()
+    distance = trainee.distance(decoded, target)
+    distance.backward()
+    mean_log = (torch.tensor(0.01).log() + torch.tensor(0.81).log()) / 2
+    assert torch.allclose(distance, mean_log, atol=1e-3)
+    pull = (decoded.grad * decoded.detach()).flatten(1).sum(1)  # by how much the logarithm falls per e-fold
+    assert torch.allclose(pull, torch.ones(2), atol=2e-3)
+
+
+def test_what_an_exported_file_begins_is_not_turned_again(config, tmp_path):
+    run = run_all(config, tmp_path / "run")
+    file = tmp_path / "first.safetensors"
+    export(run.average, config, file)
+    again = with_latents(replace(config, start=str(file)), fit_clips=0)
+    trainee = LatentTrainee(again, CPU)
+    trainee.start(ClipSampler(find_sources(config.data.folders), config.data, 0))
+    video = torch.rand(1, 3, 9, 32, 32) * 2 - 1
+    before, after = (t.autoencoder.encode(video) for t in (run.average, trainee))
+    assert torch.allclose(before, after, atol=2e-3)  # the file holds fp16
+
+
 @pytest.mark.parametrize("mapping", ["random", "average", "slice", "first"])
 def test_alignment_is_learned(config, tmp_path, mapping):
     """The image decoder comes nearer to the frames while the latents are trained; it stays as it was."""
