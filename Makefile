@@ -8,7 +8,7 @@ DATA ?= ../shared/data
 IMAGE_VAE ?= ../shared/image_vae
 STEPS ?= 100
 
-.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-paper evaluate train compat ablation wheel clean
+.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-paper evaluate train compat ablation architectures wheel clean
 
 help: ## Show what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -65,6 +65,9 @@ compat: $(READY) ## Measure compact-flux2 against the image VAE at IMAGE_VAE (te
 
 ablation: $(READY) ## Train mappings and sides of the regularisation for STEPS steps each; table of the model card.
 	$(BIN)/python tests/tools/compat.py ablation $(DATA) $(IMAGE_VAE) --steps $(STEPS)
+
+architectures: $(READY) ## Train variants of compact for STEPS steps each; table of the model card.
+	$(BIN)/python tests/tools/architectures.py $(DATA) --steps $(STEPS)
 
 wheel: $(READY) ## Build the wheel into dist/.
 	$(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist .

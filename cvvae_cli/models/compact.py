@@ -44,16 +44,17 @@ class CompactConfig:
     coarse_channels: int = 192
     encoder_blocks: tuple[int, int] = (2, 3)  # at 1/4, at 1/8
     decoder_blocks: tuple[int, int] = (3, 3)  # at 1/4, at 1/8
+    time_taps: int = 3  # latent frames that a causal convolution sees
 
     @property
     def encode_context(self) -> int:
         """Latent frames before the present one that reach into its encoding."""
-        return 2 * self.encoder_blocks[1]
+        return (self.time_taps - 1) * self.encoder_blocks[1]
 
     @property
     def decode_context(self) -> int:
         """Latent frames before the present one that reach into its decoding."""
-        return 2 * self.decoder_blocks[1]
+        return (self.time_taps - 1) * self.decoder_blocks[1]
 
     @property
     def encode_halo(self) -> int:
@@ -71,6 +72,10 @@ class CompactConfig:
         return asdict(self)
 
 
+def coarse_blocks(config: CompactConfig, count: int) -> list[HalfCausalBlock]:
+    return [HalfCausalBlock(config.coarse_channels, config.time_taps) for _ in range(count)]
+
+
 class Encoder(nn.Module):
     """Network part of encoding; its last layer starts at zero."""
 
@@ -80,7 +85,7 @@ class Encoder(nn.Module):
         self.stem = SpatialConv(FOLDED, fine)
         self.fine = nn.ModuleList(SpatialBlock(fine) for _ in range(config.encoder_blocks[0]))
         self.down = SpatialConv(fine, coarse, stride=2)
-        self.coarse = nn.ModuleList(HalfCausalBlock(coarse) for _ in range(config.encoder_blocks[1]))
+        self.coarse = nn.ModuleList(coarse_blocks(config, config.encoder_blocks[1]))
         self.head = zero_init(SpatialConv(coarse, config.latent_channels))
 
     def forward(self, video: Tensor, memory: Memory | None) -> Tensor:  # (B, 3, 4t, 8h, 8w)
@@ -100,7 +105,7 @@ class Decoder(nn.Module):
         super().__init__()
         fine, coarse = config.fine_channels, config.coarse_channels
         self.stem = SpatialConv(config.latent_channels, coarse)
-        self.coarse = nn.ModuleList(HalfCausalBlock(coarse) for _ in range(config.decoder_blocks[1]))
+        self.coarse = nn.ModuleList(coarse_blocks(config, config.decoder_blocks[1]))
         self.up = SpatialConv(coarse, 4 * fine)
         self.fine = nn.ModuleList(SpatialBlock(fine) for _ in range(config.decoder_blocks[0]))
         self.head = zero_init(SpatialConv(fine, FOLDED))
@@ -117,12 +122,12 @@ class Decoder(nn.Module):
     def prime(self, latents: Tensor, memory: Memory, to_go: int) -> Tensor:
         """Compute what the blocks must remember to go on `to_go` latent frames after the first of these.
 
-        A block's output matters from two latent frames before the wanted one for each block after it.
+        A block's output matters from `reach` latent frames before the wanted one for each block after it.
         """
         x = self.stem(latents)
         for after, block in zip(reversed(range(len(self.coarse))), self.coarse, strict=True):
             assert isinstance(block, HalfCausalBlock)
-            if to_go - latents.shape[2] >= 2 * after:
+            if to_go - latents.shape[2] >= block.conv1.reach * after:
                 block.prime(x, memory)
                 break
             x = block(x, memory)

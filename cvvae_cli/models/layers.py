@@ -54,26 +54,27 @@ class SpatialConv(nn.Conv2d):
 
 
 class CausalConv(nn.Conv3d):
-    """A 3x3x3 convolution that sees the present and the two frames before; zero padded in space.
+    """A convolution over `taps` frames, the present and those before, and 3x3 pixels; zero padded in space.
 
     Before the first frame it sees that frame again. With a `memory` it continues where the last call
     stopped, so a video gives the same numbers whole or in pieces.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=(0, 1, 1))
+    def __init__(self, inputs: int, outputs: int, taps: int = 3) -> None:
+        super().__init__(inputs, outputs, (taps, 3, 3), padding=(0, 1, 1))
+        self.reach = taps - 1  # frames before the present one
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:  # (B, C, T, H, W)
         return super().forward(self.with_past(x, memory))
 
     def with_past(self, x: Tensor, memory: Memory | None) -> Tensor:
-        """The two frames before and `x`, of which the last two are remembered: (B, C, 2 + T, H, W)."""
+        """The frames before and `x`, the last of which are remembered: (B, C, reach + T, H, W)."""
         past = memory.get(self) if memory is not None else None
         if past is None:
-            past = torch.cat([x[:, :, :1], x[:, :, :1]], dim=2)
+            past = torch.cat([x[:, :, :1]] * self.reach, dim=2)
         x = torch.cat([past, x], dim=2)
         if memory is not None:
-            memory[self] = x[:, :, -2:].clone()  # a view would keep the whole piece alive
+            memory[self] = x[:, :, -self.reach :].clone()  # a view would keep the whole piece alive
         return x
 
 
@@ -93,9 +94,9 @@ class SpatialBlock(nn.Module):
 class HalfCausalBlock(nn.Module):
     """Residual block of one causal 3D and one 2D convolution ("half-3D"); it starts as the identity."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, taps: int) -> None:
         super().__init__()
-        self.conv1 = CausalConv(channels, channels)
+        self.conv1 = CausalConv(channels, channels, taps)
         self.conv2 = zero_init(SpatialConv(channels, channels))
 
     def prime(self, x: Tensor, memory: Memory) -> None:

@@ -19,6 +19,7 @@ class ModelSection:
     coarse_channels: int = 192
     encoder_blocks: tuple[int, int] = (2, 3)
     decoder_blocks: tuple[int, int] = (3, 3)
+    time_taps: int = 3
 
 
 @dataclass(frozen=True)

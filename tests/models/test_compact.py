@@ -8,7 +8,12 @@ from cvvae_cli.models.layers import fold, unfold
 from cvvae_cli.models.registry import MODELS
 
 DEEPER = CompactConfig(
-    latent_channels=4, fine_channels=8, coarse_channels=8, encoder_blocks=(2, 2), decoder_blocks=(3, 2)
+    latent_channels=4,
+    fine_channels=8,
+    coarse_channels=8,
+    encoder_blocks=(2, 2),
+    decoder_blocks=(3, 2),
+    time_taps=4,
 )
 
 
