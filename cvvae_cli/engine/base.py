@@ -77,9 +77,17 @@ class BaseEngine(ABC):
 
     def pixels_to_network(self, rgb: np.ndarray) -> Tensor:
         """uint8 or uint16 (T, H, W, 3) → float (1, 3, T, H, W) in [-1, 1], channels last in memory."""
-        x = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.placement.device, non_blocking=True)
-        x = x.to(torch.float32).div_(np.iinfo(rgb.dtype).max / 2).sub_(1)
+        x = to_device(rgb, self.placement.device).to(torch.float32).div_(np.iinfo(rgb.dtype).max / 2).sub_(1)
         return x.permute(3, 0, 1, 2)[None]
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on a device; to a GPU by way of pinned memory, without waiting for what it still computes.
+
+    torch keeps pinned buffers for reuse, each only after its copy is done: two take turns.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(array))
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def network_to_pixels(video: Tensor, depth: int) -> np.ndarray:

@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvvae_cli.engine.base import WHOLE_PICTURE, BaseEngine, EngineOptions, is_finite, network_to_pixels
+from cvvae_cli.engine.base import (
+    WHOLE_PICTURE,
+    BaseEngine,
+    EngineOptions,
+    is_finite,
+    network_to_pixels,
+    to_device,
+)
 from cvvae_cli.engine.device import keep_freed_memory
 from cvvae_cli.engine.plan import group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.tiles import TiledRunner
@@ -126,11 +133,11 @@ class Engine(BaseEngine):
 
     def _latents_to_network(self, latents: np.ndarray, group: int) -> Tensor:
         """float32 (C, t, h, w) → (1, C, group, h, w) on the device, the last repeated."""
-        x = torch.from_numpy(np.ascontiguousarray(latents))[None]
+        x = to_device(latents, self.placement.device)[None]
         missing = group - x.shape[2]
         if missing:  # causal: what is repeated after the end changes nothing before it
             x = torch.cat([x, x[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
-        return x.to(self.placement.device).contiguous(memory_format=torch.channels_last_3d)
+        return x.contiguous(memory_format=torch.channels_last_3d)
 
     def _runner(
         self,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvvae_cli.engine.base import WHOLE_PICTURE, BaseEngine, is_finite, network_to_pixels
+from cvvae_cli.engine.base import WHOLE_PICTURE, BaseEngine, is_finite, network_to_pixels, to_device
 from cvvae_cli.engine.compiled import compiled, require_compiler
 from cvvae_cli.engine.memory import require_memory
 from cvvae_cli.engine.plan import pad_frames, plan_windows, tile_starts
@@ -148,7 +148,7 @@ class WindowEngine(BaseEngine):
         frames = range(start, start + group * (latents.shape[1] - 1) + 1)
         if frames.stop <= output.wanted.start or frames.start + 1 >= output.wanted.stop:
             return
-        z = torch.from_numpy(np.ascontiguousarray(latents))[None].to(self.placement.device)
+        z = to_device(latents, self.placement.device)[None]
         scale = self.spec.geometry.pixels
         video = self._finite(lambda: self._tiled(self.network.decode, z, 1, scale), start, len(frames))
         video = video[..., : size[1], : size[0]]
