@@ -11,6 +11,7 @@ import numpy as np
 from cvvae_cli.bitstream.chunk import ChunkCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.bitstream.residuals import Plan, ResidualCoder
 from cvvae_cli.engine.base import BaseEngine
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.metrics.psnr import psnr
@@ -157,31 +158,42 @@ class Trial:
     def bits_per_pixel(self, level: int) -> float:
         """Of the clip, if it is like the samples; each counts its first latent frame as a fresh start."""
         spec = self.engine.spec
-        quantizer = Quantizer(*self.weights.gain_and_step(level))
-        kind = ENTROPY_CODERS[spec.coder].of_model(self.weights.arrays, level)
+        coder = self._coder(level)
         first = later = 0.0
         count = 0
         for sample in self.samples:
-            coder = ChunkCoder(kind, period=2**20)  # fresh at the sample's first latent frame alone
-            symbols = np.concatenate([quantizer.quantize(chunk.latents) for chunk in sample.chunks])
-            first += coder.measure(0, symbols[:1]).sum()
-            if len(symbols) > 1:
-                later += coder.measure(1, symbols[1:]).sum()
-            count += len(symbols) - 1
+            opening, *others = self._plans(coder, sample, level)
+            first += coder.bits_by_channel(opening).sum()
+            later += sum(coder.bits_by_channel(plan).sum() for plan in others)
+            count += sum(len(plan.symbols) for plan in others)
         start = first / len(self.samples)
         following = later / count if count else start
         latents = spec.geometry.num_latents(self.frames)
         starts = -(-latents // spec.period)
         return float((starts * start + (latents - starts) * following) / (self.frames * self.pixels))
 
+    def _coder(self, level: int) -> ResidualCoder:
+        return ENTROPY_CODERS[self.engine.spec.coder].of_model(self.weights.arrays, level)
+
+    def _plans(self, coder: ResidualCoder, sample: Sample, level: int) -> list[Plan]:
+        """Of the first latent frame of a sample, and of the others; the coder is fresh at the first alone."""
+        quantizer = Quantizer(*self.weights.gain_and_step(level))
+        scaled = np.concatenate([quantizer.scale(chunk.latents) for chunk in sample.chunks])
+        chunks = ChunkCoder(coder, period=2**20)
+        return [
+            chunks.choose(first, part) for first, part in enumerate((scaled[:1], scaled[1:])) if len(part)
+        ]
+
     def psnr_db(self, level: int) -> float:
         """Mean over the samples' frames, decoded."""
-        quantizer = Quantizer(*self.weights.gain_and_step(level))
+        quantizer, coder = Quantizer(*self.weights.gain_and_step(level)), self._coder(level)
         values = []
         for sample in self.samples:
+            symbols = np.concatenate([plan.symbols for plan in self._plans(coder, sample, level)])
+            ends = np.cumsum([chunk.latents.shape[1] for chunk in sample.chunks])
             chunks = [
-                LatentChunk(quantizer.dequantize(quantizer.quantize(c.latents)), c.frames, c.pts)
-                for c in sample.chunks
+                LatentChunk(quantizer.dequantize(part), chunk.frames, chunk.pts)
+                for part, chunk in zip(np.split(symbols, ends[:-1]), sample.chunks, strict=True)
             ]
             height, width = sample.rgb.shape[1:3]
             decoded = self.engine.decode_stream(chunks, width, height)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from cvvae_cli.bitstream.quantize import Quantizer
-from cvvae_cli.bitstream.residuals import Past, shift
+from cvvae_cli.bitstream.residuals import Past, Plan, shift
 
 
 class LatentCoder(Protocol):
@@ -29,7 +29,9 @@ class LatentCoder(Protocol):
 class SymbolCoder(Protocol):
     """What ENTROPY_CODERS holds."""
 
-    def encode(self, symbols: np.ndarray, past: Past) -> bytes: ...
+    def choose(self, scaled: np.ndarray, past: Past) -> Plan: ...
+
+    def pack(self, plan: Plan) -> bytes: ...
 
     def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> np.ndarray: ...
 
@@ -37,14 +39,14 @@ class SymbolCoder(Protocol):
 
 
 class QuantizedCoder:
-    """Rounds latents to symbols and codes those: a LatentCoder."""
+    """Turns latents into symbols and codes those: a LatentCoder."""
 
     def __init__(self, quantizer: Quantizer, chunks: ChunkCoder) -> None:
         self.quantizer = quantizer
         self.chunks = chunks
 
     def encode(self, first_latent: int, latents: np.ndarray) -> bytes:
-        return self.chunks.encode(first_latent, self.quantizer.quantize(latents))
+        return self.chunks.encode(first_latent, self.quantizer.scale(latents))
 
     def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
         channels, t, h, w = shape
@@ -59,11 +61,15 @@ class ChunkCoder:
         self.period = period
         self._past: Past = ()
 
-    def encode(self, first_latent: int, symbols: np.ndarray) -> bytes:
-        """int32 (t, C, h, w) → bytes."""
-        data = self.coder.encode(symbols, self._past_of(first_latent))
-        self._remember(symbols)
-        return data
+    def encode(self, first_latent: int, scaled: np.ndarray) -> bytes:
+        """Latents in cells of the quantiser, float32 (t, C, h, w) → bytes."""
+        return self.coder.pack(self.choose(first_latent, scaled))
+
+    def choose(self, first_latent: int, scaled: np.ndarray) -> Plan:
+        """The symbols that stand for latents in cells of the quantiser, float32 (t, C, h, w)."""
+        plan = self.coder.choose(scaled, self._past_of(first_latent))
+        self._remember(plan.symbols)
+        return plan
 
     def measure(self, first_latent: int, symbols: np.ndarray) -> np.ndarray:
         """float64 (C,): the bits that coding would take, by channel."""

@@ -30,6 +30,7 @@ LARGEST = 255  # activation
 LEVEL_STEPS = 30  # level numbers from one anchor to the next
 FIRST_LEVEL, LAST_LEVEL = 10, 100  # quality 1 to 10, in tenths
 GATE_CENTER, GATE_BITS = 128, 8
+PRICE = 0.025  # of a bit, in squared cells, to level 55: saves 2 to 6 % of them at equal PSNR
 FEATURES = 9  # of the linear means: P, P+, P|, PX, Q, C+, C|, CX, and one
 TAPS = {
     0: (),
@@ -130,6 +131,7 @@ class PriorCoder(ResidualCoder):
         super().__init__(tables.frequencies)
         self.level = level
         self.tables = tables
+        self.price = PRICE * min(1.0, 2 * (LAST_LEVEL - level) / (LAST_LEVEL - FIRST_LEVEL))
         self.bins = len(tables.frequencies) // PHASES
         # of the integers that hold every linear mean: |features| sum up to four neighbours
         largest = np.abs(tables.linear).sum(-1, dtype=np.int64).max() * 4 * MAX_SYMBOL

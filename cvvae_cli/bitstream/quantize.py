@@ -1,4 +1,4 @@
-"""Floats to integers: symbols = round(latent x gain), one gain per channel."""
+"""Floats to integers and back: a gain and a step per channel."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import numpy as np
 MAX_SYMBOL = 32_767
 
 
+def rounded(scaled: np.ndarray) -> np.ndarray:
+    """The nearest symbols, int64, clamped to ±MAX_SYMBOL."""
+    return np.clip(np.rint(scaled), -MAX_SYMBOL, MAX_SYMBOL).astype(np.int64)
+
+
 class Quantizer:
-    """Rounds latents (C, t, h, w) of one quality level to symbols (t, C, h, w)."""
+    """Between latents (C, t, h, w) of one quality level and symbols (t, C, h, w)."""
 
     def __init__(self, gain: np.ndarray, step: np.ndarray | None = None) -> None:
         """float32 (C,): symbols per unit of a latent, and units per symbol, by default one over it.
@@ -18,10 +23,14 @@ class Quantizer:
         self.gain = gain.astype(np.float32)[None, :, None, None]
         self.step = None if step is None else step.astype(np.float32)[None, :, None, None]
 
+    def scale(self, latents: np.ndarray) -> np.ndarray:
+        """float32 (C, t, h, w) → (t, C, h, w), in cells of the quantiser."""
+        scaled: np.ndarray = latents.transpose(1, 0, 2, 3) * self.gain
+        return scaled
+
     def quantize(self, latents: np.ndarray) -> np.ndarray:
-        """float32 (C, t, h, w) → int32 (t, C, h, w), clamped to ±MAX_SYMBOL."""
-        scaled = np.rint(latents.transpose(1, 0, 2, 3) * self.gain)
-        return np.clip(scaled, -MAX_SYMBOL, MAX_SYMBOL).astype(np.int32)
+        """float32 (C, t, h, w) → int32 (t, C, h, w), the nearest symbols."""
+        return rounded(self.scale(latents)).astype(np.int32)
 
     def dequantize(self, symbols: np.ndarray) -> np.ndarray:
         """int32 (t, C, h, w) → float32 (C, t, h, w)."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import constriction
 import numpy as np
 
-from cvvae_cli.bitstream.quantize import MAX_SYMBOL
+from cvvae_cli.bitstream.quantize import MAX_SYMBOL, rounded
 from cvvae_cli.errors import CorruptFileError, WeightsError
 
 PROBABILITY_BITS = 24
@@ -42,6 +43,15 @@ class Prediction:
 
 
 Predictions = Generator[tuple[Where, Prediction], np.ndarray, None]
+Step = tuple[Where, Prediction, np.ndarray]  # where it is, what was predicted, the residuals
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is coded of some latent frames: the symbols (t, C, h, w), and the steps that lead there."""
+
+    symbols: np.ndarray
+    steps: list[Step]
 
 
 def predict(mean: np.ndarray, bins: np.ndarray) -> Prediction:
@@ -70,6 +80,8 @@ def check_frequencies(rows: np.ndarray, count: int) -> None:
 class ResidualCoder(ABC):
     """Codes symbols (t, C, h, w) in the steps of a predictor."""
 
+    price = 0.0  # of a bit, in squared cells: for that much error a residual one nearer to zero is chosen
+
     def __init__(self, frequencies: np.ndarray) -> None:
         """`frequencies` is int32 (tables, 256), rows sum to 2^24."""
         self.frequencies = frequencies
@@ -87,27 +99,52 @@ class ResidualCoder(ABC):
 
     def encode(self, symbols: np.ndarray, past: Past) -> bytes:
         """Code int32 (t, C, h, w); `past` is empty where the coder starts fresh."""
-        steps: list[tuple[np.ndarray, int]] = []
-        for _, guess, residuals in self.walk(symbols, past):
-            steps.extend(steps_of(guess, residuals))
+        return self.pack(self.plan(symbols, past, residuals_of))
+
+    def pack(self, plan: Plan) -> bytes:
+        """Code what was planned."""
+        parts = [part for _, guess, residuals in plan.steps for part in steps_of(guess, residuals)]
         coder = constriction.stream.stack.AnsCoder()
-        for values, table in reversed(steps):
+        for values, table in reversed(parts):
             coder.encode_reverse(values, self.raw if table == RAW else self.models[table])
         return coder.get_compressed().astype("<u4").tobytes()
 
-    def walk(self, symbols: np.ndarray, past: Past) -> Iterator[tuple[Where, Prediction, np.ndarray]]:
-        """Every step over known symbols (t, C, h, w): where it is, the prediction, the residuals."""
-        for frame in symbols:
+    def choose(self, scaled: np.ndarray, past: Past) -> Plan:
+        """Symbols for latents in units of the quantiser's cells, float32 (t, C, h, w)."""
+        return self.plan(scaled, past, self.best_residuals)
+
+    def plan(
+        self, values: np.ndarray, past: Past, decide: Callable[[np.ndarray, Prediction], np.ndarray]
+    ) -> Plan:
+        """Walk over latent frames; `decide` gives the residuals of the values of a step."""
+        plan = Plan(np.zeros(values.shape, np.int32), [])
+        for frame, symbols in zip(values, plan.symbols, strict=True):
             steps = self.predictions(frame.shape, past)
             where, guess = next(steps)
             while True:
-                values = frame[where]
-                yield where, guess, values - guess.symbols
+                residuals = decide(frame[where], guess)
+                symbols[where] = guess.symbols + residuals
+                plan.steps.append((where, guess, residuals))
                 try:
-                    where, guess = steps.send(values)
+                    where, guess = steps.send(symbols[where])
                 except StopIteration:
                     break
-            past = shift(past, frame)
+            past = shift(past, symbols)
+        return plan
+
+    def best_residuals(self, scaled: np.ndarray, guess: Prediction) -> np.ndarray:
+        """Of the nearest symbols, or one nearer to zero where the bits saved are worth the error."""
+        residuals = residuals_of(rounded(scaled), guess)
+        if self.price:
+            at = np.nonzero(residuals)
+            few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at])
+            far = residuals[at]
+            near = far - np.sign(far)
+            offset = scaled[at] - few.symbols
+            lost = (offset - near) ** 2 - (offset - far) ** 2
+            saved = self.bits_of(few, far) - self.bits_of(few, near)
+            residuals[at] = np.where(self.price * saved > lost, near, far)
+        return residuals
 
     def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> np.ndarray:
         """int32 of `shape` (t, C, h, w) from what `encode` gave for the same past."""
@@ -146,16 +183,31 @@ class ResidualCoder(ABC):
 
     def measure(self, symbols: np.ndarray, past: Past) -> np.ndarray:
         """float64 (C,): bits of the symbols of each channel, as the tables say."""
-        bits = np.zeros(symbols.shape[1:])
-        for where, guess, residuals in self.walk(symbols, past):
+        return self.bits_by_channel(self.plan(symbols, past, residuals_of))
+
+    def bits_by_channel(self, plan: Plan) -> np.ndarray:
+        """float64 (C,): what packing a plan will take, but for some bytes."""
+        bits = np.zeros(plan.symbols.shape[1:])
+        for where, guess, residuals in plan.steps:
             bits[where] += self.bits_of(guess, residuals)
         return bits.sum(axis=(1, 2))
 
     def bits_of(self, guess: Prediction, residuals: np.ndarray) -> np.ndarray:
         """Bits of each residual of a step."""
-        values = values_of(guess, residuals)
-        bits = PROBABILITY_BITS - np.log2(self.frequencies[guess.tables, values])
-        return np.where(values == ESCAPE, bits + math.log2(RAW_VALUES), bits)
+        bits: np.ndarray = self.costs[guess.tables, values_of(guess, residuals)]
+        return bits
+
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """float64 (tables, 256): bits of every value of a table."""
+        bits = PROBABILITY_BITS - np.log2(self.frequencies)
+        bits[:, ESCAPE] += math.log2(RAW_VALUES)
+        return bits
+
+
+def residuals_of(symbols: np.ndarray, guess: Prediction) -> np.ndarray:
+    difference: np.ndarray = symbols - guess.symbols
+    return difference
 
 
 def values_of(guess: Prediction, residuals: np.ndarray) -> np.ndarray:

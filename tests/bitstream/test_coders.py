@@ -21,13 +21,13 @@ def tables():
 LEVELS = {"context-1": None, "prior-1": 85}
 
 
-def coder_of(name):
+def coder_of(name, level=None):
     """A coder with the integers of the tiny model that uses it."""
     from safetensors.numpy import load_file
 
     number = {"context-1": 1, "prior-1": 2}[name]
     arrays = load_file(GOLDEN / f"tiny-{number}.safetensors")
-    return ENTROPY_CODERS[name].of_model(arrays, LEVELS[name])
+    return ENTROPY_CODERS[name].of_model(arrays, level or LEVELS[name])
 
 
 CODERS = {name: coder_of(name) for name in ENTROPY_CODERS}
@@ -41,6 +41,12 @@ def coder(request):
 def random_symbols(seed, t, h, w, spread):
     rng = np.random.default_rng(seed)
     return np.rint(rng.laplace(0, spread, (t, 4, h, w))).clip(-MAX_SYMBOL, MAX_SYMBOL).astype(np.int32)
+
+
+def random_scaled(seed):
+    """Latents in cells of a quantiser, between symbols."""
+    rng = np.random.default_rng(seed)
+    return rng.laplace(0, 1.5, (2, 4, 9, 8)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", CODERS)
@@ -65,6 +71,46 @@ def test_the_bits_are_those_of_the_tables(coder):
     symbols = random_symbols(3, 4, 24, 20, 2.0)
     bits = coder.measure(symbols, ()).sum()
     assert abs(8 * len(coder.encode(symbols, ())) - bits) <= 0.01 * bits + 64
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_without_a_price_the_nearest_symbols_are_chosen(name, monkeypatch):
+    coder = CODERS[name]
+    monkeypatch.setattr(coder, "price", 0.0)
+    scaled = random_scaled(5)
+    plan = coder.choose(scaled, ())
+    assert np.array_equal(plan.symbols, np.rint(scaled))
+    assert coder.pack(plan) == coder.encode(plan.symbols, ())
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_bits_are_saved_where_they_are_worth_the_error(name, monkeypatch):
+    """Every step's error and bits together, at the price, are least among the two symbols considered."""
+    coder, price = CODERS[name], 0.05
+    scaled = random_scaled(6)
+    monkeypatch.setattr(coder, "price", 0.0)
+    nearest = coder.choose(scaled, ())
+    monkeypatch.setattr(coder, "price", price)
+    plan = coder.choose(scaled, ())
+    assert np.array_equal(coder.decode(coder.pack(plan), scaled.shape, ()), plan.symbols)
+    assert coder.bits_by_channel(plan).sum() < coder.bits_by_channel(nearest).sum()
+    assert 0.5 < np.abs(plan.symbols - scaled).max() <= 1.5
+    frame_steps = len(plan.steps) // len(scaled)
+    for number, (where, guess, residuals) in enumerate(plan.steps):
+        real = scaled[number // frame_steps][where]
+
+        def total(residuals, real=real, guess=guess):
+            error = (real - guess.symbols - residuals) ** 2
+            return error + price * coder.bits_of(guess, residuals)
+
+        far = np.rint(real).astype(int) - guess.symbols
+        near = far - np.sign(far)
+        assert np.allclose(total(residuals), np.minimum(total(far), total(near)))
+
+
+def test_the_price_of_a_bit_falls_to_nothing_at_the_highest_level():
+    prices = [coder_of("prior-1", level).price for level in (10, 40, 55, 70, 100)]
+    assert prices[0] == prices[1] == prices[2] > prices[3] > prices[4] == 0
 
 
 def test_the_past_is_used_and_forgotten_on_the_grid(coder):
