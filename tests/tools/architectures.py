@@ -41,7 +41,7 @@ def recipe(variant: dict[str, Any]) -> str:
     stages = "stages = [{ until = 1.0, batch = 3, frames = 17, size = 128 }]"
     return (
         f'name = "architecture"\n[model]\n{model}\n[data]\nexclude = {excluded}\nmax_clip_frames = 48\n'
-        f"cache_gib = 3.0\n[schedule]\nwarmup_steps = 30\nema_decay = 0.95\n{stages}\n"
+        f"cache_gib = 3.0\nshort_side = 288\n[schedule]\nwarmup_steps = 30\nema_decay = 0.95\n{stages}\n"
     )
 
 
