@@ -127,6 +127,12 @@ MODELS: dict[str, ModelSpec] = {
         coder="exact-bf16",
         period=4,
     ),
+    "compact-flux2-2": compact_spec(
+        "compact-flux2-2",
+        "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c",
+        coder="exact-bf16",
+        period=4,
+    ),
     "linear-1": ModelSpec(
         name="linear-1",
         geometry=LatentGeometry(channels=32, frames=4, pixels=8),
@@ -144,7 +150,7 @@ MODELS: dict[str, ModelSpec] = {
         default_level=50,
     ),
 }
-ALIASES = {"compact": "compact-3", "compact-flux2": "compact-flux2-1"}
+ALIASES = {"compact": "compact-3", "compact-flux2": "compact-flux2-2"}
 
 
 def find_model(name: str) -> ModelSpec:
