@@ -16,7 +16,6 @@ import torch
 from cvvae_cli import codec
 from cvvae_cli.access import decode_frames
 from cvvae_cli.bench.dataset import Clip
-from cvvae_cli.bitstream.residuals import CHOICE
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.container.writer import CvlWriter
 from cvvae_cli.engine.base import BaseEngine, EngineOptions
@@ -101,7 +100,7 @@ class ModelContender(Contender):
             "device": self.placement.device.type,
             "dtype": self.placement.dtype_name,
             "tile": self.options.tile_pixels,
-            "choice": CHOICE,
+            "choice": codec.CHOICE,
         }
 
     def load(self) -> None:

@@ -19,7 +19,6 @@ import numpy as np
 from cvvae_cli.bitstream.quantize import MAX_SYMBOL, rounded
 from cvvae_cli.errors import CorruptFileError, WeightsError
 
-CHOICE = 2  # counts changes of which symbols are chosen: what was measured with others is stale
 PROBABILITY_BITS = 24
 MEAN_BITS = 12  # of the fraction of a predicted mean
 PHASES = 3
