@@ -47,7 +47,7 @@ def channel_table(found: Compatibility) -> tuple[list[str], list[list[str]]]:
     latents = found.summary["latents"]
     columns = ("mean", "image_mean", "deviation", "image_deviation")
     rows = zip(*(latents[name] for name in columns), strict=True)
-    cells = [[str(number), *(f"{v:+.3f}" for v in row)] for number, row in enumerate(rows)]
+    cells = [[str(number), *(f"{v:.3f}" for v in row)] for number, row in enumerate(rows)]
     return ["channel", "mean", "image VAE", "deviation", "image VAE"], cells
 
 
