@@ -99,7 +99,7 @@ class ResidualCoder(ABC):
 
     def encode(self, symbols: np.ndarray, past: Past) -> bytes:
         """Code int32 (t, C, h, w); `past` is empty where the coder starts fresh."""
-        return self.pack(self.plan(symbols, past, residuals_of))
+        return self.pack(self.exactly(symbols, past))
 
     def pack(self, plan: Plan) -> bytes:
         """Code what was planned."""
@@ -108,6 +108,10 @@ class ResidualCoder(ABC):
         for values, table in reversed(parts):
             coder.encode_reverse(values, self.raw if table == RAW else self.models[table])
         return coder.get_compressed().astype("<u4").tobytes()
+
+    def exactly(self, symbols: np.ndarray, past: Past) -> Plan:
+        """The plan of these very symbols, int32 (t, C, h, w)."""
+        return self.plan(symbols, past, residuals_of)
 
     def choose(self, scaled: np.ndarray, past: Past) -> Plan:
         """Symbols for latents in units of the quantiser's cells, float32 (t, C, h, w)."""
@@ -183,7 +187,7 @@ class ResidualCoder(ABC):
 
     def measure(self, symbols: np.ndarray, past: Past) -> np.ndarray:
         """float64 (C,): bits of the symbols of each channel, as the tables say."""
-        return self.bits_by_channel(self.plan(symbols, past, residuals_of))
+        return self.bits_by_channel(self.exactly(symbols, past))
 
     def bits_by_channel(self, plan: Plan) -> np.ndarray:
         """float64 (C,): what packing a plan will take, but for some bytes."""

@@ -292,7 +292,7 @@ def fit_frequencies(tables: PriorTables, clips: list[tuple[np.ndarray, int]], pe
     for symbols, level in clips:
         coder = PriorCoder(tables, level)
         for first in range(0, len(symbols), period):
-            for _, guess, residuals in coder.walk(symbols[first : first + period], ()):
+            for _, guess, residuals in coder.exactly(symbols[first : first + period], ()).steps:
                 flat = guess.tables.ravel().astype(np.int64) * ALPHABET + values_of(guess, residuals).ravel()
                 counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
     return replace(tables, frequencies=frequencies_of(counts))
