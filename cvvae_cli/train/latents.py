@@ -148,9 +148,8 @@ class LatentTrainee(Trainee):
                     theirs = as_clips(self.image_vae.encode(as_pictures(wanted)), len(video)).float()
             if "encoder_side" in self.weights:
                 errors["encoder_side"] = self.distance(self.autoencoder.decode(theirs).float(), video)
-            if {"moments", "latent"} & set(self.weights):
-                ours = picked(mean, chosen)
-                theirs = theirs if theirs.shape == ours.shape else picked(theirs, chosen)
+                theirs = picked(theirs, chosen)
+            ours = picked(mean, chosen)
             if "moments" in self.weights:
                 errors["moments"] = moments_distance(ours, theirs)
             if "latent" in self.weights:

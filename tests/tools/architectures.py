@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from figures import markdown, replace_figures
+from figures import held_out_figures, markdown, replace_figures
 
 from cvvae_cli.bench.rates import Curve, bd_rate
 
@@ -70,18 +70,15 @@ def folder_of(variant: str) -> Path:
     return RUNS / variant.replace(" ", "-").replace(",", "").replace("/", "")
 
 
-def curves(variant: str, steps: int) -> tuple[dict[str, Curve], float] | None:
-    """Rate and PSNR of each held-out clip at the levels logged last, and seconds; None if it is not done."""
-    path = folder_of(variant) / "log.jsonl"
-    log = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = [line for line in log if "holdout" in line and line["step"] == steps]
-    if not done:
+def curves(variant: str, steps: int) -> dict[str, Curve] | None:
+    """Rate and PSNR of each held-out clip at the levels logged; None if the run is not done."""
+    held_out = held_out_figures(folder_of(variant), steps)
+    if held_out is None:
         return None
-    clips = {
+    return {
         clip: [(level["bits_per_pixel"], level["psnr_db"]) for level in levels.values()]
-        for clip, levels in done[-1]["holdout"].items()
+        for clip, levels in held_out.items()
     }
-    return clips, max(line["seconds"] for line in log if "seconds" in line)
 
 
 def table(steps: int) -> str:
@@ -91,23 +88,16 @@ def table(steps: int) -> str:
         raise SystemExit(f"{BASE!r} is not trained")
     rows = []
     for name in VARIANTS:
-        found = curves(name, steps)
-        if found is None:
+        clips = curves(name, steps)
+        if clips is None:
             continue
-        clips, seconds = found
-        rates = [bd_rate(base[0][clip], curve) for clip, curve in clips.items()]
+        rates = [bd_rate(base[clip], curve) for clip, curve in clips.items()]
         known = [rate for rate in rates if rate is not None]
         middle = [curve[len(curve) // 2] for curve in clips.values()]
         rate, psnr = (sum(values) / len(values) for values in zip(*middle, strict=True))
         shown = f"{100 * sum(known) / len(known):+.1f} %" if known else "no overlap"
-        rows.append([name, shown, f"{rate:.4f}", f"{psnr:.2f}", f"{seconds / steps:.1f}"])
-    heads = [
-        f"{steps} steps each",
-        "bits at equal PSNR",
-        "bits per pixel, middle level",
-        "PSNR, dB",
-        "s per step",
-    ]
+        rows.append([name, shown, f"{rate:.4f}", f"{psnr:.2f}"])
+    heads = [f"{steps} steps each", "bits at equal PSNR", "bits per pixel, middle level", "PSNR, dB"]
     return markdown(heads, rows)
 
 

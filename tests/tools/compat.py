@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from figures import markdown, replace_figures
+from figures import held_out_figures, markdown, replace_figures
 
 CARD = "weights/README.md"
 RUNS = Path("runs/ablation")
@@ -67,11 +67,9 @@ def table(steps: int) -> str:
     """What the runs logged last of the held-out clips, as means; runs not there yet are left out."""
     rows = []
     for name in VARIANTS:
-        path = folder_of(name) / "log.jsonl"
-        log = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        last = [line for line in log if "holdout" in line and line["step"] == steps]
-        if last:
-            clips = [settings["clip"] for settings in last[-1]["holdout"].values()]
+        held_out = held_out_figures(folder_of(name), steps)
+        if held_out is not None:
+            clips = [settings["clip"] for settings in held_out.values()]
             figures = [sum(clip[key] for clip in clips) / len(clips) for key in FIGURES]
             rows.append([name, *(f"{v:.2f}" for v in figures)])
     heads = [f"{steps} steps each", "own PSNR, dB", "image decoder on our latents (average), dB"]
