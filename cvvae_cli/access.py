@@ -29,7 +29,7 @@ def decode_frames(
     first = max(0, cvl.chunk_at(frames.start) - context)
     stop = min(cvl.num_latents, cvl.header.geometry.latent_of(frames.stop - 1) + 1 + engine.spec.decode_ahead)
     chunks = range(first, -(-stop // cvl.header.chunk))
-    latents = read_latents(cvl, weights, chunks, stop)
+    latents = read_latents(cvl, weights, chunks, stop, device=str(engine.placement.device))
     yield from engine.decode_stream(latents, *cvl.header.size, frames, depth=cvl.header.depth)
 
 

@@ -109,7 +109,7 @@ def write_cvl(
 ) -> Iterator[Progress]:
     """Encode all frames of a reader, and what lies beside them, into a file just begun; close the file."""
     with cvl.file, cvl:
-        coder = latent_coder(cvl.header, weights)
+        coder = latent_coder(cvl.header, weights, str(engine.placement.device))
         yield from EncodeJob(cvl, video, side, engine, coder, point or START).run()
 
 

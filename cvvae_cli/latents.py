@@ -1,4 +1,4 @@
-"""The latents of a .cvl file: of any chunk, without the network and without torch."""
+"""The latents of a .cvl file: of any chunk, without the network."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def model_of(header: Header) -> tuple[ModelSpec, Weights]:
     return replace(spec, chunk_latents=header.chunk, windows=windows), Weights(spec)
 
 
-def latent_coder(header: Header, weights: Weights) -> LatentCoder:
-    """The coder that a header names, with the tables of the model."""
+def latent_coder(header: Header, weights: Weights, device: str = "cpu") -> LatentCoder:
+    """The coder that a header names, with the tables of the model; its bits are the same on every device."""
     if header.coder in EXACT_TYPES:
         return ExactCoder(EXACT_TYPES[header.coder])
     kind = ENTROPY_CODERS.get(header.coder)
@@ -45,16 +45,21 @@ def latent_coder(header: Header, weights: Weights) -> LatentCoder:
             f"the file uses the coder {header.coder!r}, which this program does not know",
             hint="install a newer cvvae",
         )
-    coder = ChunkCoder(kind.of_model(weights.arrays, header.level), header.period)
+    coder = ChunkCoder(kind.of_model(weights.arrays, header.level, device), header.period)
     return QuantizedCoder(Quantizer(*weights.gain_and_step(header.level)), coder)
 
 
 def read_latents(
-    cvl: CvlReader, weights: Weights, chunks: range | None = None, stop: int | None = None
+    cvl: CvlReader,
+    weights: Weights,
+    chunks: range | None = None,
+    stop: int | None = None,
+    *,
+    device: str = "cpu",
 ) -> Iterator[LatentChunk]:
     """The dequantised latents of consecutive chunks, by default of all; none from latent frame `stop` on."""
     chunks = range(len(cvl.index)) if chunks is None else chunks
-    yield from decoded_chunks(cvl, latent_coder(cvl.header, weights), chunks, stop)
+    yield from decoded_chunks(cvl, latent_coder(cvl.header, weights, device), chunks, stop)
 
 
 def decoded_chunks(

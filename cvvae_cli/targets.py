@@ -173,7 +173,8 @@ class Trial:
         return float((starts * start + (latents - starts) * following) / (self.frames * self.pixels))
 
     def _coder(self, level: int) -> ResidualCoder:
-        return ENTROPY_CODERS[self.engine.spec.coder].of_model(self.weights.arrays, level)
+        kind = ENTROPY_CODERS[self.engine.spec.coder]
+        return kind.of_model(self.weights.arrays, level, str(self.engine.placement.device))
 
     def _plans(self, coder: ResidualCoder, sample: Sample, level: int) -> list[Plan]:
         """Of the first latent frame of a sample, and of the others; the coder is fresh at the first alone."""

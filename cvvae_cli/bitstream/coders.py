@@ -71,8 +71,10 @@ class ContextCoder(ResidualCoder):
         self.scale_weights = tables.scale_weights.astype(np.int64)
 
     @classmethod
-    def of_model(cls, tensors: Mapping[str, np.ndarray], level: int | None) -> ContextCoder:
-        """With the integers that lie with a model's weights; there is one quality level."""
+    def of_model(
+        cls, tensors: Mapping[str, np.ndarray], level: int | None, device: str = "cpu"
+    ) -> ContextCoder:
+        """With the integers that lie with a model's weights; one quality level; on the CPU always."""
         return cls(ContextTables.from_tensors(tensors))
 
     def predictions(self, shape: tuple[int, int, int], past: Past) -> Predictions:

@@ -2,7 +2,7 @@
 
 From the two latent frames before, once per frame, and from the symbols already known of the present one, in
 four passes. Every machine gets the same integers: weights, activations and sums are integers below 2^24, so
-that single-precision matrix products are exact in any order of summation.
+that matrix products of float32 are exact in any order of summation, and those of float64 anyway.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cvvae_cli.bitstream.context import PASSES
 from cvvae_cli.bitstream.quantize import MAX_SYMBOL
@@ -22,7 +24,7 @@ from cvvae_cli.bitstream.residuals import (
     Predictions,
     ResidualCoder,
     check_frequencies,
-    predict,
+    round_mean,
 )
 from cvvae_cli.errors import CorruptFileError, WeightsError
 
@@ -31,6 +33,7 @@ LEVEL_STEPS = 30  # level numbers from one anchor to the next
 FIRST_LEVEL, LAST_LEVEL = 10, 100  # quality 1 to 10, in tenths
 GATE_CENTER, GATE_BITS = 128, 8
 PRICE = 0.025  # of a bit, in squared cells, to level 55: saves 2 to 6 % of them at equal PSNR
+PASS_COUNT = len(PASSES)
 FEATURES = 9  # of the linear means: P, P+, P|, PX, Q, C+, C|, CX, and one
 TAPS = {
     0: (),
@@ -96,62 +99,94 @@ def at_level(rows: np.ndarray, kind: int, level: int) -> np.ndarray:
     return total
 
 
-def activate(total: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """clamp((total + half) >> shift, 0, 255), in place; float32 holds all of it exactly."""
-    total *= np.float32(0.5) ** shift.astype(np.float32)
-    total += np.float32(0.5)
-    np.floor(total, out=total)
-    np.clip(total, 0, LARGEST, out=total)
-    return total
+class PriorNetwork:
+    """The integers of one quality level as tensors; what is multiplied is `dtype`, which holds every sum."""
+
+    def __init__(self, tables: PriorTables, level: int, device: torch.device, dtype: torch.dtype) -> None:
+        def tensor(values: np.ndarray, kind: torch.dtype = dtype) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(device, kind)
+
+        width, self.channels = tables.conv2.shape[1], tables.linear.shape[2]
+        self.device = device
+        self.dtype = dtype
+        self.bins = len(tables.frequencies) // PHASES
+        # of the integers that hold every linear mean: |features| sum up to four neighbours
+        largest = np.abs(tables.linear).sum(-1, dtype=np.int64).max() * 4 * MAX_SYMBOL
+        self.integer = torch.int32 if largest < 2**30 else torch.int64
+        self.linear = tensor(tables.linear.transpose(0, 1, 3, 2), self.integer)
+        sizes = tables.compress.astype(np.int32)
+        self.compress = tensor(np.concatenate([-sizes[:0:-1], sizes]))
+        self.largest_size = len(sizes) - 1
+        self.conv1 = tensor(tables.conv1.reshape(3, -1, width))
+        self.conv2 = tensor(tables.conv2.reshape(3, -1, width))
+        self.embed = [tensor(at_level(tables.embed, kind, level)) for kind in range(3)]
+        self.spread = [tensor(at_level(tables.spread, kind, level), torch.int32) for kind in range(3)]
+        self.trunk, self.hidden, self.head = map(tensor, (tables.trunk, tables.hidden, tables.head))
+        self.known = [
+            tensor(tables.known[index, : len(taps)].reshape(-1, width)) for index, taps in TAPS.items()
+        ]
+        self.bias, self.head_bias = tensor(tables.bias), tensor(tables.head_bias)
+        self.scale = tensor(0.5 ** tables.shift.astype(np.float64))
+        shifts = tables.head_shift.astype(np.int32).reshape(PASS_COUNT, 3, self.channels)
+        self.head_shift = tensor(shifts, torch.int32)
+        self.head_half = tensor((1 << shifts) >> 1, torch.int32)
+        self.change_scale = tensor(2.0 ** (MEAN_BITS - shifts[:, 1]))
+        self.gate = tensor(tables.gate, torch.int64)
+
+    def compressed(self, symbols: Tensor) -> Tensor:
+        """Integers of any shape → sign(s) * compress[|s|]."""
+        last = self.largest_size
+        rows = symbols.clamp(-last, last).add_(last)
+        return self.compress.index_select(0, rows.view(-1)).view(symbols.shape)
+
+    def activate(self, total: Tensor, layer: int) -> Tensor:
+        """clamp((total + half) >> shift, 0, 255), in place; the floating type holds all of it exactly."""
+        return total.mul_(self.scale[layer]).add_(0.5).floor_().clamp_(0, LARGEST)
 
 
-def bordered(plane: np.ndarray) -> np.ndarray:
-    """(h, w, C) → (h + 2, w + 2, C), zeros around."""
-    return np.pad(plane, ((1, 1), (1, 1), (0, 0)))
-
-
-def convolve(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """3x3 convolution with zeros around: (h, w, I) with weights (9, I, O) → (h, w, O), exact."""
+def convolve(x: Tensor, kernels: Tensor) -> Tensor:
+    """3x3 convolution with zeros around: (h, w, I) with weights (3, 3 I, O) → (h, w, O), exact."""
     h, w, inputs = x.shape
-    rows = np.zeros((h + 2, w, 3, inputs), np.float32)  # the three columns of a row side by side
+    rows = x.new_empty(h + 2, w, 3, inputs)  # the three columns of a row side by side
     rows[1:-1, 1:, 0], rows[1:-1, :, 1], rows[1:-1, :-1, 2] = x[:, :-1], x, x[:, 1:]
-    kernels = weights.reshape(3, 3 * inputs, -1)
-    total = rows[:h].reshape(h * w, -1) @ kernels[0]
-    part = np.empty_like(total)
+    for outside in (rows[0], rows[-1], rows[:, 0, 0], rows[:, -1, 2]):
+        outside.zero_()
+    total = rows[:h].view(h * w, -1) @ kernels[0]
     for dy in (1, 2):
-        np.matmul(rows[dy : dy + h].reshape(h * w, -1), kernels[dy], out=part)
-        total += part
-    return total.reshape(h, w, -1)
+        total.addmm_(rows[dy : dy + h].view(h * w, -1), kernels[dy])
+    return total.view(h, w, -1)
+
+
+def singles_are_exact() -> bool:
+    """Whether matrix products of float32 are, here and now: torch can be told to round their factors."""
+    factors = (torch.arange(64 * 64, device="cpu") * 8_191 % 32_768).view(64, 64).float()
+    one = torch.eye(64, dtype=torch.float32, device="cpu")
+    return all(torch.equal(product.float(), factors) for product in (factors @ one, one @ factors))
 
 
 class PriorCoder(ResidualCoder):
     """`prior-1` of one quality level."""
 
-    def __init__(self, tables: PriorTables, level: int) -> None:
+    def __init__(self, tables: PriorTables, level: int, device: str = "cpu") -> None:
+        """The network runs on `device` if that is a CUDA device, else on the CPU."""
         super().__init__(tables.frequencies)
         self.level = level
         self.tables = tables
         self.price = PRICE * min(1.0, 2 * (LAST_LEVEL - level) / (LAST_LEVEL - FIRST_LEVEL))
-        self.bins = len(tables.frequencies) // PHASES
-        # of the integers that hold every linear mean: |features| sum up to four neighbours
-        largest = np.abs(tables.linear).sum(-1, dtype=np.int64).max() * 4 * MAX_SYMBOL
-        self.integer = np.int32 if largest < 2**30 else np.int64
-        self.linear = np.ascontiguousarray(tables.linear.transpose(0, 1, 3, 2), self.integer)
-        self.gate = tables.gate.astype(np.int64)
-        sizes = tables.compress.astype(np.float32)
-        self.compress = np.concatenate([-sizes[:0:-1], sizes])
-        names = ("conv1", "conv2", "trunk", "known", "hidden", "head")
-        self.weights = {name: getattr(tables, name).astype(np.float32) for name in names}
+        self.device = torch.device(device if device.startswith("cuda") else "cpu")
+        self._networks: dict[torch.dtype, PriorNetwork] = {}
 
     @classmethod
-    def of_model(cls, tensors: Mapping[str, np.ndarray], level: int | None) -> PriorCoder:
+    def of_model(
+        cls, tensors: Mapping[str, np.ndarray], level: int | None, device: str = "cpu"
+    ) -> PriorCoder:
         """With the integers that lie with a model's weights."""
         if level is None or not FIRST_LEVEL <= level <= LAST_LEVEL:
             raise CorruptFileError(f"the coder prior-1 has no quality level {level}")
-        return cls(PriorTables.from_tensors(tensors), level)
+        return cls(PriorTables.from_tensors(tensors), level, device)
 
     def predictions(self, shape: tuple[int, int, int], past: Past) -> Predictions:
-        frame = PriorFrame(self, shape, past)
+        frame = PriorFrame(self.network(), shape, past)
         for index, (top, left) in enumerate(PASSES):
             if top >= shape[1] or left >= shape[2]:
                 continue  # a plane of one row or column has no such positions
@@ -161,130 +196,131 @@ class PriorCoder(ResidualCoder):
             )
             frame.set(index, symbols)
 
-    def compressed(self, symbols: np.ndarray) -> np.ndarray:
-        """float32 of the same shape: sign(s) * compress[|s|]."""
-        last = len(self.tables.compress) - 1
-        return self.compress[np.clip(symbols, -last, last) + last]
+    def network(self) -> PriorNetwork:
+        """In float32 where its products are exact, else in float64, whose always are."""
+        is_single = self.device.type == "cpu" and singles_are_exact()
+        dtype = torch.float32 if is_single else torch.float64
+        if dtype not in self._networks:
+            self._networks[dtype] = PriorNetwork(self.tables, self.level, self.device, dtype)
+        return self._networks[dtype]
 
 
 class PriorFrame:
     """What is known of one latent frame. Planes are (h, w, C); symbols come and go as (C, h, w)."""
 
-    def __init__(self, coder: PriorCoder, shape: tuple[int, int, int], past: Past) -> None:
-        self.coder = coder
-        self.shape = shape
+    def __init__(self, network: PriorNetwork, shape: tuple[int, int, int], past: Past) -> None:
+        self.network = network
         self.kind = len(past)
         nothing = np.zeros(shape, np.int32)
         before, earlier = (past[0], past[-1]) if past else (nothing, nothing)
-        self.before = np.ascontiguousarray(before.transpose(1, 2, 0))
-        earlier = np.ascontiguousarray(earlier.transpose(1, 2, 0))
-        self.features = self._linear_features(self.before, earlier)
-        self.symbols = np.zeros((shape[1] + 2, shape[2] + 2, shape[0]), coder.integer)  # bordered
-        self.seen = np.zeros((shape[1] + 2, shape[2] + 2, 2 * shape[0]), np.float32)  # what the network gets
-        self.trunk = self._temporal(earlier)
+        self.before = self._plane(before)
+        channels, self.h, self.w = shape
+        bordered = (self.h + 2, self.w + 2)
+        device = network.device
+        self.symbols = torch.zeros((*bordered, channels), dtype=network.integer, device=device)
+        self.seen = torch.zeros((*bordered, 2 * channels), dtype=network.dtype, device=device)
+        self.trunk = self._temporal(self._plane(earlier))
+        self.features = self._linear_features(self._plane(earlier))
 
-    def _temporal(self, earlier: np.ndarray) -> np.ndarray:
+    def _plane(self, symbols: np.ndarray) -> Tensor:
+        """int32 (C, h, w) → (h, w, C)."""
+        plane = torch.from_numpy(np.ascontiguousarray(symbols)).to(self.network.device)
+        return plane.permute(1, 2, 0).contiguous()
+
+    def _temporal(self, earlier: Tensor) -> Tensor:
         """Activations (h, w, W) from the frames before."""
-        coder, tables = self.coder, self.coder.tables
-        change = coder.compressed(self.before - earlier)
-        x = np.concatenate([coder.compressed(self.before), change], axis=2)
-        total = convolve(x, coder.weights["conv1"])
-        total += at_level(tables.embed, self.kind, coder.level).astype(np.float32)
-        x = activate(total, tables.shift[0])
-        total = convolve(x, coder.weights["conv2"])
-        total += tables.bias[0].astype(np.float32)
-        return activate(total, tables.shift[1])
+        network = self.network
+        compressed = [network.compressed(self.before), network.compressed(self.before - earlier)]
+        x = convolve(torch.cat(compressed, dim=2), network.conv1)
+        x = network.activate(x.add_(network.embed[self.kind]), 0)
+        x = convolve(x, network.conv2)
+        return network.activate(x.add_(network.bias[0]), 1)
 
-    def _linear_features(self, before: np.ndarray, earlier: np.ndarray) -> list[np.ndarray]:
+    def _linear_features(self, earlier: Tensor) -> list[Tensor]:
         """P, P+, P|, PX, Q at every position, integers (h, w, C)."""
-        integer = self.coder.integer
-        p = bordered(before.astype(integer))
-        every = around(p, slice(1, 1 + self.shape[1]), slice(1, 1 + self.shape[2]))
-        return [p[1:-1, 1:-1], *every, earlier.astype(integer)]
+        p = torch.zeros_like(self.symbols)
+        p[1:-1, 1:-1] = self.before
+        every = around(p, slice(1, 1 + self.h), slice(1, 1 + self.w))
+        return [p[1:-1, 1:-1], *every, earlier.to(p.dtype)]
 
     def predict(self, index: int) -> Prediction:
         """Of the positions of a pass, in the order of channel, row, column."""
-        coder, tables = self.coder, self.coder.tables
+        network = self.network
         top, left = PASSES[index]
         x = self.trunk[top::2, left::2]
         rows, columns, width = x.shape
-        total = x.reshape(-1, width) @ coder.weights["trunk"][index]
+        total = x.reshape(-1, width) @ network.trunk[index]
         if index:
             total += self._from_known(index, rows, columns)
-        total += tables.bias[1 + 2 * index].astype(np.float32)
-        x = activate(total, tables.shift[2 + 2 * index])
-        total = x @ coder.weights["hidden"][index]
-        total += tables.bias[2 + 2 * index].astype(np.float32)
-        x = activate(total, tables.shift[3 + 2 * index])
-        total = x @ coder.weights["head"][index]
-        total += tables.head_bias[index].astype(np.float32)
-        mean, bins = self._decide(index, total.astype(np.int64), rows, columns)
-        order = (2, 0, 1)
-        return predict(mean.transpose(order), bins.transpose(order))
+        x = network.activate(total.add_(network.bias[1 + 2 * index]), 2 + 2 * index)
+        total = (x @ network.hidden[index]).add_(network.bias[2 + 2 * index])
+        x = network.activate(total, 3 + 2 * index)
+        total = (x @ network.head[index]).add_(network.head_bias[index])
+        mean, bins = (
+            plane.view(rows, columns, -1).permute(2, 0, 1).contiguous()
+            for plane in self._decide(index, total, rows, columns)
+        )
+        symbols, signs, phase = round_mean(mean)
+        parts = (symbols, signs, bins * PHASES + phase)
+        return Prediction(*(part.to("cpu", torch.int32).numpy() for part in parts))
 
-    def _from_known(self, index: int, rows: int, columns: int) -> np.ndarray:
+    def _from_known(self, index: int, rows: int, columns: int) -> Tensor:
         """(n, W): the network's view of the neighbours that are known."""
         top, left = PASSES[index]
-        width = self.trunk.shape[2]
         taps = TAPS[index]
-        seen = np.empty((rows, columns, len(taps), self.seen.shape[2]), np.float32)
+        seen = self.seen.new_empty(rows, columns, len(taps), self.seen.shape[2])
         for number, (down, right) in enumerate(taps):
             seen[:, :, number] = self.seen[1 + top + down :: 2, 1 + left + right :: 2][:rows, :columns]
-        known = self.coder.weights["known"][index, : len(taps)].reshape(-1, width)
-        total: np.ndarray = seen.reshape(rows * columns, -1) @ known
-        return total
+        return seen.view(rows * columns, -1) @ self.network.known[index]
 
-    def _decide(
-        self, index: int, total: np.ndarray, rows: int, columns: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Means in 2^-12 and bins of spread, int64 (rows, columns, C), from the head's sums."""
-        tables, channels = self.coder.tables, self.shape[0]
-        shifts = tables.head_shift[index].astype(np.int64)
-        gate, change, spread = (total[:, n * channels : (n + 1) * channels] for n in range(3))
-        gate_shift, change_shift, spread_shift = shifts.reshape(3, channels)
-        spread = spread + at_level(tables.spread, self.kind, self.coder.level)[index]
-        bins = np.clip((spread + (1 << spread_shift >> 1)) >> spread_shift, 0, self.coder.bins - 1)
-        gate = np.clip((gate + (1 << gate_shift >> 1)) >> gate_shift, -GATE_CENTER, GATE_CENTER - 1)
-        weight = self.coder.gate[gate + GATE_CENTER]
-        first, second = (p.reshape(-1, channels) for p in self._linear_means(index, rows, columns))
-        mean = second + (weight * (first - second) >> GATE_BITS)  # that is (w m0 + (256 - w) m1) // 256
-        mean += (change << MEAN_BITS) >> change_shift
-        return mean.reshape(rows, columns, channels), bins.reshape(rows, columns, channels)
+    def _decide(self, index: int, total: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Means in 2^-12, int64, and bins of spread (n, C), from the head's sums."""
+        network = self.network
+        gate_shift, _, spread_shift = network.head_shift[index]
+        gate_half, _, spread_half = network.head_half[index]
+        gate, change, spread = total.view(-1, 3, network.channels).unbind(1)
+        bins = spread.to(torch.int32).add_(network.spread[self.kind][index]).add_(spread_half)
+        bins = bins.bitwise_right_shift_(spread_shift).clamp_(0, network.bins - 1)
+        gate = gate.to(torch.int32).add_(gate_half).bitwise_right_shift_(gate_shift)
+        gate = gate.clamp_(-GATE_CENTER, GATE_CENTER - 1).add_(GATE_CENTER)
+        share = network.gate.index_select(0, gate.view(-1)).view(gate.shape)
+        first, second = (p.view(-1, network.channels) for p in self._linear_means(index))
+        # (w m0 + (256 - w) m1) // 256, and the change << 12 >> its shift: a power of two, so it is exact
+        mean = share.mul_(first.sub_(second)).bitwise_right_shift_(GATE_BITS).add_(second)
+        mean += (change * network.change_scale[index]).floor_().to(torch.int64)
+        return mean, bins
 
-    def _linear_means(self, index: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    def _linear_means(self, index: int) -> tuple[Tensor, Tensor]:
         """The two linear means, integers (rows, columns, C)."""
         top, left = PASSES[index]
-        features = [f[top::2, left::2] for f in self.features]
+        features = [f[top::2, left::2].contiguous() for f in self.features]
         if index:
-            features += around(
-                self.symbols, slice(1 + top, 1 + self.shape[1], 2), slice(1 + left, 1 + self.shape[2], 2)
-            )
-        part = np.empty((rows, columns, self.shape[0]), self.coder.integer)
-        results = []
-        for weights in self.coder.linear[index]:
-            mean = weights[0] * features[0]
+            features += around(self.symbols, slice(1 + top, 1 + self.h, 2), slice(1 + left, 1 + self.w, 2))
+        means = []
+        for weights in self.network.linear[index]:
+            mean = torch.addcmul(weights[8], weights[0], features[0])
             for number, feature in enumerate(features[1:], 1):
-                np.multiply(feature, weights[number], out=part)
-                mean += part
-            mean += weights[8]
-            results.append(mean)
-        return results[0], results[1]
+                mean.addcmul_(feature, weights[number])
+            means.append(mean)
+        return means[0], means[1]
 
     def set(self, index: int, symbols: np.ndarray) -> None:
         """Make the symbols (C, rows, columns) of a pass known."""
         top, left = PASSES[index]
-        values = symbols.transpose(1, 2, 0)
+        values = self._plane(symbols)
         innovation = values - self.before[top::2, left::2]
-        seen = [self.coder.compressed(values), self.coder.compressed(innovation)]
-        inside = (slice(1 + top, 1 + self.shape[1], 2), slice(1 + left, 1 + self.shape[2], 2))
-        self.symbols[inside] = values
-        self.seen[inside] = np.concatenate(seen, axis=2)
+        inside = (slice(1 + top, 1 + self.h, 2), slice(1 + left, 1 + self.w, 2))
+        self.symbols[inside] = values.to(self.symbols.dtype)
+        seen = self.seen[inside]
+        channels = self.network.channels
+        seen[..., :channels] = self.network.compressed(values)
+        seen[..., channels:] = self.network.compressed(innovation)
 
 
-def around(padded: np.ndarray, rows: slice, columns: slice) -> list[np.ndarray]:
+def around(padded: Tensor, rows: slice, columns: slice) -> list[Tensor]:
     """Sums of the horizontal, the vertical and the diagonal neighbours of positions of a bordered plane."""
 
-    def moved(down: int, right: int) -> np.ndarray:
+    def moved(down: int, right: int) -> Tensor:
         row = slice(rows.start + down, rows.stop + down, rows.step)
         return padded[row, columns.start + right : columns.stop + right : columns.step]
 

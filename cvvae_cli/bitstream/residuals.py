@@ -11,13 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import constriction
 import numpy as np
 
 from cvvae_cli.bitstream.quantize import MAX_SYMBOL, rounded
 from cvvae_cli.errors import CorruptFileError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROBABILITY_BITS = 24
 MEAN_BITS = 12  # of the fraction of a predicted mean
@@ -29,6 +32,7 @@ RAW_CENTER = 2**16
 RAW_VALUES = 2**17
 RAW = -1  # in place of a table: the uniform model of escapes
 
+Integers = TypeVar("Integers", np.ndarray, "Tensor")
 Past = tuple[np.ndarray, ...]  # the latent frames before, at most two, the nearest first: (C, h, w)
 Where = Any  # an index expression: the symbols of a step in a latent frame (C, h, w)
 
@@ -60,13 +64,13 @@ def predict(mean: np.ndarray, bins: np.ndarray) -> Prediction:
     return Prediction(symbols, signs, bins * PHASES + phase)
 
 
-def round_mean(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fixed-point mean → predicted symbol, sign of its fraction, phase 0 to 2."""
+def round_mean(mean: Integers) -> tuple[Integers, Integers, Integers]:
+    """Fixed-point mean → predicted symbol, sign of its fraction, phase 0 to 2. Of arrays and of tensors."""
     predicted = (mean + (1 << (MEAN_BITS - 1))) >> MEAN_BITS
     fraction = mean - (predicted << MEAN_BITS)
-    signs = np.where(fraction < 0, -1, 1)
-    phase = np.minimum(np.abs(fraction) * PHASES >> (MEAN_BITS - 1), PHASES - 1)
-    return np.clip(predicted, -MAX_SYMBOL, MAX_SYMBOL), signs, phase
+    signs = (fraction >> MEAN_BITS) | 1  # -1 or 0, so -1 or 1
+    phase = (fraction * signs * PHASES >> (MEAN_BITS - 1)).clip(0, PHASES - 1)
+    return predicted.clip(-MAX_SYMBOL, MAX_SYMBOL), signs, phase
 
 
 def check_frequencies(rows: np.ndarray, count: int) -> None:
@@ -175,14 +179,18 @@ class ResidualCoder(ABC):
         return symbols
 
     def decode_residuals(self, coder: constriction.stream.stack.AnsCoder, guess: Prediction) -> np.ndarray:
-        values = np.empty(guess.tables.size, np.int64)
-        for table, positions in by_table(guess.tables):
-            values[positions] = coder.decode(self.models[table], len(positions))
+        groups = list(by_table(guess.tables))
+        if not groups:
+            return np.zeros_like(guess.tables)
+        values = np.empty(guess.tables.size, np.int32)
+        values[np.concatenate([positions for _, positions in groups])] = np.concatenate(
+            [coder.decode(self.models[table], len(positions)) for table, positions in groups]
+        )
         escaped = values == ESCAPE
         values -= CENTER
         count = int(escaped.sum())
         if count:
-            values[escaped] = coder.decode(self.raw, count).astype(np.int64) - RAW_CENTER
+            values[escaped] = coder.decode(self.raw, count) - RAW_CENTER
         return values.reshape(guess.tables.shape) * guess.signs
 
     def measure(self, symbols: np.ndarray, past: Past) -> np.ndarray:
@@ -234,12 +242,11 @@ def by_table(tables: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Each table in use, ascending, with its positions in row order."""
     flat = tables.ravel()
     order = np.argsort(flat.astype(np.uint16), kind="stable")
-    ends = np.flatnonzero(np.diff(flat[order], append=-1)) + 1
     begin = 0
-    for end in ends.tolist():
-        positions = order[begin:end]
-        yield int(flat[positions[0]]), positions
-        begin = end
+    for table, count in enumerate(np.bincount(flat).tolist()):
+        if count:
+            yield table, order[begin : begin + count]
+            begin += count
 
 
 def shift(past: Past, frame: np.ndarray) -> Past:

@@ -113,6 +113,32 @@ def test_the_price_of_a_bit_falls_to_nothing_at_the_highest_level():
     assert prices[0] == prices[1] == prices[2] > prices[3] > prices[4] == 0
 
 
+def test_products_that_torch_rounds_are_noticed_and_change_nothing():
+    """Under autocast products of float32 are those of bf16: the network must then compute in float64."""
+    import torch
+
+    from cvvae_cli.bitstream.prior import singles_are_exact
+
+    coder, symbols = coder_of("prior-1"), random_symbols(8, 3, 20, 30, 4.0)
+    data = coder.encode(symbols, ())
+    assert singles_are_exact()
+    assert coder.network().dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not singles_are_exact()
+        assert coder.network().dtype == torch.float64
+        assert coder.encode(symbols, ()) == data
+        assert np.array_equal(coder.decode(data, symbols.shape, ()), symbols)
+
+
+@pytest.mark.gpu
+def test_a_gpu_codes_the_bits_of_the_cpu():
+    coder, symbols = coder_of("prior-1"), random_symbols(9, 3, 20, 30, 4.0)
+    there = type(coder)(coder.tables, coder.level, "cuda")
+    data = coder.encode(symbols, ())
+    assert there.encode(symbols, ()) == data
+    assert np.array_equal(there.decode(data, symbols.shape, ()), symbols)
+
+
 def test_the_past_is_used_and_forgotten_on_the_grid(coder):
     symbols = random_symbols(0, 4, 8, 8, 5.0)
     writer, reader = ChunkCoder(coder, 8), ChunkCoder(coder, 8)
