@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from cvvae_cli.container.writer import CvlWriter
 from cvvae_cli.engine.base import BaseEngine, EngineOptions
 from cvvae_cli.engine.device import Placement
 from cvvae_cli.engine.load import make_engine, with_geometry
+from cvvae_cli.engine.plan import tile_starts
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.metrics import Borders
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model_or_file
@@ -68,6 +69,10 @@ class Contender(ABC):
     def release(self) -> None:
         """Forget what `load` made."""
 
+    def borders(self, width: int, height: int) -> Borders | None:
+        """Where its pieces meet in a picture of that size; None if it has none of its own."""
+        return None
+
 
 class ModelContender(Contender):
     """One of our models, through the very path of `cvvae encode` and `cvvae decode`."""
@@ -81,13 +86,14 @@ class ModelContender(Contender):
         qualities: Sequence[float] | str | None,
         placement: Placement,
         tile_pixels: int | None = None,
+        temporal_overlap: int = 0,
         *,
         is_baseline: bool = False,
     ) -> None:
-        """`qualities`: levels, "all", or None for the model's own."""
-        self.options = EngineOptions(tile_pixels)
+        """`qualities`: levels, "all", or None for the model's own. `temporal_overlap` is part of the name."""
+        self.options = EngineOptions(tile_pixels, temporal_overlap)
         self.spec = with_geometry(find_model_or_file(model), self.options)
-        self.name = self.spec.name
+        self.name = f"{self.spec.name}+{temporal_overlap}" if temporal_overlap else self.spec.name
         self.placement, self.device = placement, placement.device
         self.is_baseline = is_baseline
         self.settings = settings_of(self.spec, qualities)
@@ -100,6 +106,7 @@ class ModelContender(Contender):
             "device": self.placement.device.type,
             "dtype": self.placement.dtype_name,
             "tile": self.options.tile_pixels,
+            "windows": self.spec.windows and astuple(self.spec.windows),
             "choice": codec.CHOICE,
         }
 
@@ -127,8 +134,20 @@ class ModelContender(Contender):
         with open_cvl(path) as cvl:
             yield from decode_frames(cvl, self._weights, self._engine)
 
-    def borders(self) -> Borders:
-        """Where the chunks of its grid begin."""
+    def borders(self, width: int, height: int) -> Borders:
+        """Where the chunks of its grid begin, or its windows and their tiles."""
+        geometry, windows = self.spec.geometry, self.spec.windows
+        if windows is None:
+            return self.borders_in_time()
+        rows, columns = (
+            tuple(
+                geometry.pixels * start for start in tile_starts(side, windows.tile, windows.stride) if start
+            )
+            for side in geometry.latent_size(width, height)
+        )
+        return replace(self.borders_in_time(), rows=rows, columns=columns)
+
+    def borders_in_time(self) -> Borders:
         geometry, chunk, windows = self.spec.geometry, self.spec.chunk_latents, self.spec.windows
         if windows is not None:
             step = windows.step * geometry.frames

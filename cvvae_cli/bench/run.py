@@ -7,7 +7,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from cvvae_cli.bench.dataset import BATCH_FRAMES, Clip, Protocol, Source
 from cvvae_cli.bench.measure import Measurement, in_step, measure
 from cvvae_cli.bench.memory import PeakMemory
 from cvvae_cli.errors import CvvaeError
-from cvvae_cli.metrics import METRICS, MetricOptions
+from cvvae_cli.metrics import METRICS, Borders, MetricOptions
 from cvvae_cli.types import FrameBatch
 
 WORST, MIDDLE = "worst", "middle"
@@ -89,6 +89,7 @@ def run(job: Job, *, on_row: OnRow = lambda entry: None, on_clip: Callable[[str]
 
 def row_of(job: Job, clip: Clip, contender: Contender, setting: float | None) -> tuple[Entry, bool]:
     """A row, and whether it had to be measured."""
+    borders = borders_of(job, clip, contender)
     key = key_of(
         {
             "program": __version__,
@@ -98,18 +99,29 @@ def row_of(job: Job, clip: Clip, contender: Contender, setting: float | None) ->
             "contender": contender.identity(),
             "setting": setting,
             "metrics": {name: METRICS[name].version for name in job.metrics},
-            "options": job.facts,
+            "options": {**job.facts, "borders": vars(borders)},
         }
     )
     kept = job.cache.get(key)
     if kept is not None:
         return Entry({**kept.row, "clip": clip.source.name}, kept.per_frame, kept.pictures), False
-    entry = measure_row(job, clip, contender, setting)
+    entry = measure_row(job, clip, contender, setting, replace(job.options, borders=borders))
     job.cache.put(key, entry)
     return entry, True
 
 
-def measure_row(job: Job, clip: Clip, contender: Contender, setting: float | None) -> Entry:
+def borders_of(job: Job, clip: Clip, contender: Contender) -> Borders:
+    """Where the pieces of a contender meet; for those of others, where those of the first of ours do."""
+    for candidate in (contender, *job.contenders):
+        borders = candidate.borders(clip.info.width, clip.info.height)
+        if borders is not None:
+            return borders
+    return job.options.borders
+
+
+def measure_row(
+    job: Job, clip: Clip, contender: Contender, setting: float | None, options: MetricOptions
+) -> Entry:
     width, height = clip.info.width, clip.info.height
     with tempfile.TemporaryDirectory(prefix="cvvae-bench-") as folder:
         path = Path(folder) / f"clip{contender.suffix}"
@@ -122,7 +134,7 @@ def measure_row(job: Job, clip: Clip, contender: Contender, setting: float | Non
                 decoded.write(contender.decode(path))
             decode_seconds = time.perf_counter() - began - decoded.seconds
         contender.release()
-        found = measure(in_step(clip, decoded), job.metrics, job.options)
+        found = measure(in_step(clip, decoded), job.metrics, options)
         pixels = found.frames * width * height
         size = path.stat().st_size
         row = {

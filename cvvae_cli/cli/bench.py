@@ -79,6 +79,13 @@ def bench(
     device: Device = "auto",
     dtype: Dtype = "auto",
     tile: Tile = None,
+    temporal_overlap: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Frames that windows of the paper's networks share beyond one, multiples of 4; may be "
+            "repeated, to see how much the seams fall."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace the CSV file and the report.")
     ] = False,
@@ -116,21 +123,27 @@ def bench(
     require_metrics(wanted)
     placement = choose_placement(device, dtype)
     levels = quality if quality in (None, "all") else parse_numbers(quality)
-    ours = [ModelContender(name, levels, placement, tile) for name in model or [DEFAULT_MODEL]]
+    ours = [
+        ModelContender(name, levels, placement, tile, overlap)
+        for name in model or [DEFAULT_MODEL]
+        for overlap in temporal_overlap or [0]
+    ]
     peers = [parse_baseline(text, placement) for text in baseline or []]
     refers_to = reference_of(reference, [c.name for c in (*peers, *ours)], [c.name for c in peers])
-    options = MetricOptions(placement.device, ours[0].borders(), lpips_weights)
+    options = MetricOptions(placement.device, lpips_weights=lpips_weights)
     found = available(wanted, options)
     environment = describe(placement, found, lpips_weights)
     folder = None if no_cache else cache or cache_folder() / "bench"
-    facts = {"lpips": environment["lpips"], "borders": vars(options.borders)}
+    facts = {"lpips": environment["lpips"]}
     rows = RowCache(folder)
     job = Job(sources, chosen, [*ours, *peers], found, options, facts, rows, report is not None)
 
     on_row = (lambda entry: console.print_json(entry.row)) if ndjson else (lambda entry: None)
     results = run(job, on_row=on_row, on_clip=lambda name: console.err.print(f"bench: {name}", markup=False))
     summary = summarize(results.rows, refers_to)
-    whole = {"protocol": {**chosen.to_json(), "dataset": dataset, **facts, **environment}, "summary": summary}
+    borders = {contender.name: vars(contender.borders_in_time()) for contender in ours}
+    settings = {**chosen.to_json(), "dataset": dataset, "borders": borders, **facts, **environment}
+    whole = {"protocol": settings, "summary": summary}
     if csv is not None:
         csv.write_text(as_csv(results.rows))
     if report is not None:

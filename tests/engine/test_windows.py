@@ -244,6 +244,23 @@ def test_the_commands_take_the_papers_networks(cvvae, narrow, tmp_path, lossless
     assert (tmp_path / "a.cvl").read_bytes() == (tmp_path / "b.cvl").read_bytes()
 
 
+def test_the_bench_measures_seams_where_each_models_windows_and_tiles_begin(cvvae, narrow, lossless):
+    """With every overlap its own windows, and beside them a codec at those of the first."""
+    source = lossless(moving_picture(38, 92, 70))
+    done = cvvae(
+        *("bench", "--dataset", source, "--model", narrow[0], "--dtype", "fp32", "--tile", "64"),
+        *("--temporal-overlap", "0", "--temporal-overlap", "4", "--baseline", "x264:ultrafast:30"),
+        *("--metrics", "seam,tile_seam", "--no-cache", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    rows = {row["model"]: row for row in found["rows"]}
+    assert list(rows) == [narrow[0], f"{narrow[0]}+4", "x264:ultrafast"]
+    assert all(row[name] > 0 for row in rows.values() for name in ("seam", "tile_seam"))
+    borders = found["protocol"]["borders"]
+    assert [(b["period"], b["first"]) for b in borders.values()] == [(16, 17), (12, 13)]
+
+
 def test_an_interrupted_encode_goes_on_to_the_same_bytes(narrow, tmp_path, lossless):
     from cvvae_cli import codec
     from cvvae_cli.container.reader import open_cvl
