@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from cvvae_cli.container.reader import CvlReader, open_cvl
+from cvvae_cli.engine.ahead import ahead
 from cvvae_cli.engine.base import BaseEngine
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.latents import read_latents
@@ -29,8 +30,10 @@ def decode_frames(
     first = max(0, cvl.chunk_at(frames.start) - context)
     stop = min(cvl.num_latents, cvl.header.geometry.latent_of(frames.stop - 1) + 1 + engine.spec.decode_ahead)
     chunks = range(first, -(-stop // cvl.header.chunk))
-    latents = read_latents(cvl, weights, chunks, stop, device=str(engine.placement.device))
-    yield from engine.decode_stream(latents, *cvl.header.size, frames, depth=cvl.header.depth)
+    device = engine.placement.device
+    latents = ahead(read_latents(cvl, weights, chunks, stop, device=str(device)), device)
+    decoded = engine.decode_stream(latents, *cvl.header.size, frames, depth=cvl.header.depth)
+    yield from ahead(decoded, device)
 
 
 def choose_frames(cvl: CvlReader, options: DecodeOptions) -> range:

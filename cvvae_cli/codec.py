@@ -6,7 +6,8 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +28,7 @@ from cvvae_cli.container.fingerprint import fingerprint, hash_file
 from cvvae_cli.container.header import Header
 from cvvae_cli.container.reader import CvlReader, open_cvl
 from cvvae_cli.container.writer import CvlWriter
+from cvvae_cli.engine.ahead import ahead
 from cvvae_cli.engine.base import BaseEngine, EngineOptions
 from cvvae_cli.engine.device import Placement, choose_placement
 from cvvae_cli.engine.load import make_engine, with_geometry
@@ -42,10 +44,11 @@ from cvvae_cli.options import (
     EncodeReport,
     side_kinds,
 )
-from cvvae_cli.resume import START, START_OVER, ResumePoint, SideReplay, writer_of
+from cvvae_cli.resume import START, START_OVER, Pieces, ResumePoint, SideReplay, writer_of
 from cvvae_cli.targets import find_level
 from cvvae_cli.types import (
     FrameBatch,
+    LatentChunk,
     OnProgress,
     Progress,
     ignore_progress,
@@ -92,9 +95,10 @@ def encode_file(
         header = header_for(video, source, side, engine, weights, options)
         with outputs.replace_on_success(output, force=options.force, resume=options.resume) as part:
             cvl, point = writer_of(part.path, header, resume=options.resume)
-            for progress in write_cvl(cvl, video, side, engine, weights, point):
-                part.is_resumable = header.source is not None
-                on_progress(progress)
+            with closing(write_cvl(cvl, video, side, engine, weights, point)) as steps:
+                for progress in steps:
+                    part.is_resumable = header.source is not None
+                    on_progress(progress)
     seconds = time.monotonic() - began
     return encode_report(source, header, cvl, engine, seconds)
 
@@ -106,7 +110,7 @@ def write_cvl(
     engine: BaseEngine,
     weights: Weights,
     point: ResumePoint | None = None,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Encode all frames of a reader, and what lies beside them, into a file just begun; close the file."""
     with cvl.file, cvl:
         coder = latent_coder(cvl.header, weights, str(engine.placement.device))
@@ -147,23 +151,29 @@ class EncodeJob:
 
     def run(self) -> Iterator[Progress]:
         """Write the chunks from the resume point on, and tell after each how far it is."""
-        cvl, header = self.cvl, self.cvl.header
+        cvl = self.cvl
         replay = SideReplay(self.point.side_data_bytes)
         side = self._side_writer()
         cvl.write_side(replay.rest(side.take()) if side else [])
         number = self._start()
-        for chunk in self.engine.encode_stream(self.video, number * header.chunk):
-            if number >= self.point.chunks:
-                data = self.coder.encode(cvl.num_latents, chunk.latents)
-                cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
-            elif number == self.point.chunks - 1 and tuple(chunk.pts.tolist()) != self.point.pts:
-                raise ConfigError("the source reads differently from before", hint=START_OVER)
-            number += 1
-            cvl.write_side(replay.rest(side.take()) if side else [])
-            cvl.sync()
-            yield Progress(cvl.num_frames, self.video.info.num_frames, rate_of(cvl))
+        with closing(ahead(self._computed(number, side), self.engine.placement.device)) as computed:
+            for chunk, packets in computed:
+                if number >= self.point.chunks:
+                    data = self.coder.encode(cvl.num_latents, chunk.latents)
+                    cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
+                elif number == self.point.chunks - 1 and tuple(chunk.pts.tolist()) != self.point.pts:
+                    raise ConfigError("the source reads differently from before", hint=START_OVER)
+                number += 1
+                cvl.write_side(replay.rest(packets))
+                cvl.sync()
+                yield Progress(cvl.num_frames, self.video.info.num_frames, rate_of(cvl))
         if side:
             cvl.write_side(replay.rest(side.finish()))
+
+    def _computed(self, number: int, side: SideWriter | None) -> Iterator[tuple[LatentChunk, Pieces]]:
+        """The chunks from a number on, each with the side streams met while its frames were read."""
+        for chunk in self.engine.encode_stream(self.video, number * self.cvl.header.chunk):
+            yield chunk, side.take() if side else []
 
     def _side_writer(self) -> SideWriter | None:
         if not self.side or not isinstance(self.video, VideoReader):

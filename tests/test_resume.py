@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from tiny import moving_picture
+from tools.make_clip import make_clip
 from video.sources import Kind, write_source
 
-from cvvae_cli.codec import encode_file
+from cvvae_cli import access, codec
+from cvvae_cli.codec import decode_file, encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.container.writer import CvlWriter
+from cvvae_cli.engine.ahead import ahead
 from cvvae_cli.errors import ConfigError, OutputExistsError, SourceNotFoundError
-from cvvae_cli.options import EncodeOptions
+from cvvae_cli.options import DecodeOptions, EncodeOptions
+from cvvae_cli.video.reader import open_source
+from cvvae_cli.video.writer import OutputOptions
 
 OPTIONS = EncodeOptions(model="tiny-1", device="cpu", dtype="fp32")
 
@@ -37,6 +44,15 @@ def resume(source, output, **changes):
     return output.read_bytes()
 
 
+def decoded_frames(cvl):
+    video = cvl.with_suffix(".mkv")
+    decode_file(
+        cvl, video, DecodeOptions(output=OutputOptions("ffv1"), device="cpu", dtype="fp32", force=True)
+    )
+    with open_source(video) as frames:
+        return np.concatenate([batch.rgb for batch in frames])
+
+
 def test_a_file_cut_at_any_byte_is_finished_to_the_same_bytes(whole, source, tmp_path):
     output = tmp_path / "out.cvl"
     for cut in [0, 1, 7, len(whole) - 1, *np.random.default_rng(0).integers(8, len(whole), 26).tolist()]:
@@ -48,8 +64,8 @@ def test_a_file_cut_at_any_byte_is_finished_to_the_same_bytes(whole, source, tmp
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
 def test_the_side_streams_are_finished_too(tiny, tmp_path, suffix):
-    codec = "libvpx-vp9" if suffix == "webm" else "libx264"
-    source = write_source(tmp_path / f"s.{suffix}", Kind(suffix, codec, True, 2, 0, 8))
+    encoder = "libvpx-vp9" if suffix == "webm" else "libx264"
+    source = write_source(tmp_path / f"s.{suffix}", Kind(suffix, encoder, True, 2, 0, 8))
     encode_file(source, tmp_path / "whole.cvl", OPTIONS)
     whole = (tmp_path / "whole.cvl").read_bytes()
     assert whole.count(b"SIDE") > 1
@@ -108,6 +124,35 @@ def test_a_part_file_of_another_source_is_refused_and_kept(whole, lossless, tmp_
     with pytest.raises(ConfigError, match="another"):
         resume(other, tmp_path / "out.cvl")
     assert part.read_bytes() == whole[:-50]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device"), None])
+def test_stages_in_threads_as_with_a_gpu_give_the_same_and_stop_alike(tiny, tmp_path, monkeypatch, failure):
+    source = tmp_path / "s.mp4"
+    make_clip(source, 60, 64, 48)
+    encode_file(source, tmp_path / "whole.cvl", OPTIONS)
+    whole = (tmp_path / "whole.cvl").read_bytes()
+    assert whole.count(b"SIDE") > 1
+    plain = decoded_frames(tmp_path / "whole.cvl")
+    threads = threading.active_count()
+    for room in (codec, access):
+        monkeypatch.setattr(room, "ahead", lambda items, device: ahead(items, torch.device("cuda")))
+
+    def fail_later(progress):
+        if failure and progress.frames > 15:
+            raise failure
+
+    out = tmp_path / "out.cvl"
+    if failure:
+        with pytest.raises(type(failure)):
+            encode_file(source, out, OPTIONS, on_progress=fail_later)
+        assert threading.active_count() == threads
+        assert resume(source, out) == whole
+        return
+    encode_file(source, out, OPTIONS)
+    assert out.read_bytes() == whole
+    assert np.array_equal(decoded_frames(out), plain)
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize(
