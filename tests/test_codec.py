@@ -126,3 +126,19 @@ def test_one_frame_of_a_video_becomes_a_picture(cvl, reader, tmp_path):
     decode_file(cvl, tmp_path / "frame.png", DecodeOptions(start_frame=50, frames=1, dtype="fp32"))
     with open_source(tmp_path / "frame.png") as picture:
         assert np.array_equal(next(iter(picture)).rgb, reader(range(50, 51))[0])
+
+
+@pytest.mark.gpu
+def test_a_file_that_a_gpu_made_holds_the_same_latents_on_the_cpu(tiny, lossless, tmp_path):
+    """The coder with a prior, its stages in threads: encoded there, read here and there."""
+    source, path = lossless(moving_picture(FRAMES, 40, 32)), tmp_path / "clip.cvl"
+    encode_file(source, path, EncodeOptions(model="tiny-2", device="cuda"))
+    with open_cvl(path) as file:
+        _, weights = latents.model_of(file.header)
+        here, there = (
+            np.concatenate([c.latents for c in latents.read_latents(file, weights, device=device)], axis=1)
+            for device in ("cpu", "cuda")
+        )
+    assert np.array_equal(here, there)
+    report = decode_file(path, tmp_path / "out.mkv", DecodeOptions(device="cuda"))
+    assert report.frames == FRAMES
