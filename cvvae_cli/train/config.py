@@ -97,6 +97,7 @@ class LatentsSection:
 
     distortion: Literal["l1", "l2", "log_l2"] = "l1"
     lpips_weight: float = 0.0  # of LPIPS (VGG) beside the distortion; its trunk is fetched on first use
+    trains: Literal["all", "decoder"] = "all"  # "decoder": the latents stay what they are, and only it learns
     samples_latents: bool = True  # decode a sample of the posterior; else its mean
     first_log_variance: float = -8.0  # of the posterior of a model that has none of its own
     kl_weight: float = 1e-6

@@ -38,12 +38,20 @@ class LatentTrainee(Trainee):
         super().__init__()
         self.config = config
         section = config.latents
+        if section.trains == "decoder" and (section.regularize != "none" or config.architecture != "compact"):
+            raise ConfigError(
+                'trains = "decoder" is for compact, whose encoder then rests',
+                hint='with regularize = "none"',
+            )
         self.autoencoder = build_autoencoder(config)
         first = {t: FIRST_LOG_SCALE.get(t, FIRST_LOG_SCALE.get(section.distortion)) for t in self.weights}
         scales = {t: nn.Parameter(torch.tensor(v)) for t, v in first.items() if v is not None}
         self.log_scale = nn.ParameterDict(scales)
         if isinstance(self.autoencoder, Compact):
             channels = config.model.latent_channels
+            if section.trains == "decoder":
+                self.autoencoder.encoder.requires_grad_(False)
+                self.autoencoder.linear_encode.requires_grad_(False)
             self.log_variance = nn.Parameter(torch.full((channels,), section.first_log_variance))
         self.critic = PatchCritic() if section.critic_weight else None
         self._judged: tuple[Tensor, Tensor] | None = None

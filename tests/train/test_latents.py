@@ -138,6 +138,18 @@ def test_alignment_is_learned(config, tmp_path, mapping):
         assert torch.equal(trained, before)
 
 
+def test_a_decoder_may_learn_alone_while_the_latents_stay(config, tmp_path):
+    def trained(run):
+        return {name: p.detach().clone() for name, p in run.trainee.autoencoder.named_parameters()}
+
+    alone = with_latents(config, trains="decoder", regularize="none", fit_clips=0)
+    before = trained(run_all(replace(alone, schedule=replace(alone.schedule, steps=1)), tmp_path / "run"))
+    after = trained(run_all(alone, tmp_path / "run"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[0] for name in changed} == {"decoder", "linear_decode"}
+    assert changed == {name for name in before if "decode" in name}
+
+
 def test_a_resumed_run_is_the_uninterrupted_one(config, tmp_path):
     changed = with_latents(config, critic_weight=0.5, critic_from=2, moments_weight=1.0, latent_weight=1.0)
     whole = run_all(changed, tmp_path / "whole", save_every=3, log_every=1)
@@ -322,6 +334,8 @@ def test_wrong_settings_are_refused(config):
         LatentTrainee(with_latents(config, image_vae=None), CPU)
     with pytest.raises(ConfigError, match="no architecture"):
         LatentTrainee(replace(config, architecture="nonsense"), CPU)
+    with pytest.raises(ConfigError, match="whose encoder then rests"):
+        LatentTrainee(with_latents(config, trains="decoder"), CPU)
     for key in ("regularize", "mapping", "distortion"):
         values = config.to_dict()
         values["latents"][key] = "sideways"
