@@ -106,6 +106,7 @@ class LatentsSection:
         40  # by which the latents that a run starts with are turned towards the image VAE's; 0: not
     )
     fit_size: int = 192
+    turn_steps: int = 0  # of a last linear map of the latents at export, by whole pictures: train/turn.py
     inflate: bool = False  # begin with the image VAE's own weights; for the paper's networks
     regularize: Literal["decoder", "encoder", "both", "none"] = "none"
     mapping: Literal["random", "average", "slice", "first"] = "random"

@@ -23,6 +23,7 @@ from cvvae_cli.train.latents import LatentTrainee
 from cvvae_cli.train.prior import Rounder, fit_frequencies, interpolate
 from cvvae_cli.train.sharpen import sharpen
 from cvvae_cli.train.trainee import Trainee
+from cvvae_cli.train.turn import turned
 
 TABLE_CLIPS, TABLE_FRAMES, TABLE_SIZE, TABLE_LEVELS = 150, 33, 256, 10
 FIRST_STEP = 10_000_000  # samples that no training step has seen, from the same clips
@@ -63,6 +64,8 @@ def export_latents(trainee: LatentTrainee, config: TrainConfig, path: Path) -> N
     """
     network = trainee.autoencoder
     if isinstance(network, Compact):
+        if config.latents.turn_steps:
+            network = turned(network, trainee.image_vae, config)
         write(path, network_arrays(network), config, network.config.to_dict())
     else:
         state = network.state_dict()

@@ -27,10 +27,11 @@ from cvvae_cli.train.config import (
     config_from_dict,
 )
 from cvvae_cli.train.critic import PatchCritic, adaptive_weight, hinge
-from cvvae_cli.train.data import ClipSampler, SampleNoise, find_sources
+from cvvae_cli.train.data import ClipSampler, SampleNoise, as_model_input, find_sources
 from cvvae_cli.train.export import export
 from cvvae_cli.train.latents import LatentTrainee, moments_distance, picked, turn_towards
 from cvvae_cli.train.loop import start_run, train, train_step
+from cvvae_cli.train.turn import training_clips, turned
 
 CPU = torch.device("cpu")
 CHANNELS = 4
@@ -233,6 +234,33 @@ def test_the_export_is_a_model(config, tmp_path):
     expected = run.average.autoencoder.encode(video)
     assert torch.allclose(network.encode(video), expected, atol=0.02)
     assert str(tmp_path).encode() not in (tmp_path / "w.safetensors").read_bytes()  # no path of this machine
+
+
+def test_a_last_map_brings_the_image_decoders_pictures_nearer_and_is_undone(config, tmp_path):
+    """Of whole frames; latents that are off by a constant are mended, and the decoder still gets its own."""
+    torch.manual_seed(0)
+    config = with_latents(config, turn_steps=60)
+    run = start_run(config, tmp_path / "run", CPU)
+    network, image_vae = run.trainee.autoencoder, run.trainee.image_vae
+    clip = torch.from_numpy(next(training_clips(config)))
+    video = as_model_input(clip.numpy())
+    frames = as_pictures(matching_frames(video, "average"))
+
+    def error(model):
+        return float((image_vae.decode(as_pictures(model.encode(video))) - frames).square().mean())
+
+    with torch.no_grad():
+        network.linear_encode.weight.normal_(0, 0.1)
+        network.linear_encode.bias.fill_(0.5)
+    after = turned(network, image_vae, config)
+    with torch.no_grad():
+        assert error(after) < 0.95 * error(network)
+        inside = (..., slice(24, -24), slice(24, -24))
+        ours, theirs = (model.decode(model.encode(video))[inside] for model in (network, after))
+        assert torch.allclose(ours, theirs, atol=1e-3)
+    export(run.trainee, config, tmp_path / "out.safetensors")
+    recipe = Weights(spec_of_file(tmp_path / "out.safetensors"))
+    assert recipe.build().encode(video).shape == network.encode(video).shape
 
 
 @pytest.mark.parametrize("architecture", ["cvvae-sd21", "cvvae-sd3"])
