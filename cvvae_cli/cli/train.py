@@ -99,7 +99,7 @@ def with_changes(
     if given and config.task != "latents":
         raise ConfigError(
             f"the recipe {config.name} trains a codec, which no image VAE takes part in",
-            hint='pass --recipe compact-flux2-2, or one with task = "latents"',
+            hint='pass --recipe compact-flux2-3, or one with task = "latents"',
         )
     values = config.to_dict()
     values["latents"] |= given

@@ -133,6 +133,12 @@ MODELS: dict[str, ModelSpec] = {
         coder="exact-bf16",
         period=4,
     ),
+    "compact-flux2-3": compact_spec(
+        "compact-flux2-3",
+        "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252",
+        coder="exact-bf16",
+        period=4,
+    ),
     "linear-1": ModelSpec(
         name="linear-1",
         geometry=LatentGeometry(channels=32, frames=4, pixels=8),
@@ -150,7 +156,7 @@ MODELS: dict[str, ModelSpec] = {
         default_level=50,
     ),
 }
-ALIASES = {"compact": "compact-3", "compact-flux2": "compact-flux2-2"}
+ALIASES = {"compact": "compact-3", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:

@@ -107,6 +107,7 @@ class LatentsSection:
     )
     fit_size: int = 192
     turn_steps: int = 0  # of a last linear map of the latents at export, by whole pictures: train/turn.py
+    turn_share: float = 1.0  # of the way to it; the rest keeps their distribution nearer to the image VAE's
     inflate: bool = False  # begin with the image VAE's own weights; for the paper's networks
     regularize: Literal["decoder", "encoder", "both", "none"] = "none"
     mapping: Literal["random", "average", "slice", "first"] = "random"

@@ -40,7 +40,8 @@ def turned(network: Compact, image_vae: ImageVae, config: TrainConfig) -> Compac
             latents, frames = network.encode(video).float(), matching_frames(video, "average")
             pairs.append((as_pictures(latents)[-1:], as_pictures(frames)[-1:]))
     matrix, offset = learn_map(image_vae, pairs, config.latents.turn_steps, config.seed)
-    network.turn_latents(matrix, offset)
+    share = config.latents.turn_share
+    network.turn_latents(torch.lerp(torch.eye(len(matrix), device=device), matrix, share), share * offset)
     return network
 
 
