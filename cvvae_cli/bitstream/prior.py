@@ -24,7 +24,7 @@ from cvvae_cli.bitstream.residuals import (
     Predictions,
     ResidualCoder,
     check_frequencies,
-    round_mean,
+    predicted,
 )
 from cvvae_cli.errors import CorruptFileError, WeightsError
 
@@ -33,7 +33,6 @@ LEVEL_STEPS = 30  # level numbers from one anchor to the next
 FIRST_LEVEL, LAST_LEVEL = 10, 100  # quality 1 to 10, in tenths
 GATE_CENTER, GATE_BITS = 128, 8
 PRICE = 0.025  # of a bit, in squared cells, to level 55: saves 2 to 6 % of them at equal PSNR
-PASS_COUNT = len(PASSES)
 FEATURES = 9  # of the linear means: P, P+, P|, PX, Q, C+, C|, CX, and one
 TAPS = {
     0: (),
@@ -127,7 +126,7 @@ class PriorNetwork:
         ]
         self.bias, self.head_bias = tensor(tables.bias), tensor(tables.head_bias)
         self.scale = tensor(0.5 ** tables.shift.astype(np.float64))
-        shifts = tables.head_shift.astype(np.int32).reshape(PASS_COUNT, 3, self.channels)
+        shifts = tables.head_shift.astype(np.int32).reshape(len(PASSES), 3, self.channels)
         self.head_shift = tensor(shifts, torch.int32)
         self.head_half = tensor((1 << shifts) >> 1, torch.int32)
         self.change_scale = tensor(2.0 ** (MEAN_BITS - shifts[:, 1]))
@@ -212,15 +211,14 @@ class PriorFrame:
         self.network = network
         self.kind = len(past)
         nothing = np.zeros(shape, np.int32)
-        before, earlier = (past[0], past[-1]) if past else (nothing, nothing)
-        self.before = self._plane(before)
+        self.before, earlier = (self._plane(p) for p in ((past[0], past[-1]) if past else (nothing, nothing)))
         channels, self.h, self.w = shape
         bordered = (self.h + 2, self.w + 2)
         device = network.device
         self.symbols = torch.zeros((*bordered, channels), dtype=network.integer, device=device)
         self.seen = torch.zeros((*bordered, 2 * channels), dtype=network.dtype, device=device)
-        self.trunk = self._temporal(self._plane(earlier))
-        self.features = self._linear_features(self._plane(earlier))
+        self.trunk = self._temporal(earlier)
+        self.features = self._linear_features(earlier)
 
     def _plane(self, symbols: np.ndarray) -> Tensor:
         """int32 (C, h, w) → (h, w, C)."""
@@ -260,9 +258,7 @@ class PriorFrame:
             plane.view(rows, columns, -1).permute(2, 0, 1).contiguous()
             for plane in self._decide(index, total, rows, columns)
         )
-        symbols, signs, phase = round_mean(mean)
-        parts = (symbols, signs, bins * PHASES + phase)
-        return Prediction(*(part.to("cpu", torch.int32).numpy() for part in parts))
+        return Prediction(*(part.to("cpu", torch.int32).numpy() for part in predicted(mean, bins)))
 
     def _from_known(self, index: int, rows: int, columns: int) -> Tensor:
         """(n, W): the network's view of the neighbours that are known."""

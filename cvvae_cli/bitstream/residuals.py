@@ -59,9 +59,14 @@ class Plan:
 
 
 def predict(mean: np.ndarray, bins: np.ndarray) -> Prediction:
-    """Fixed-point means and bins of spread → predicted symbols, signs, tables."""
+    """Of fixed-point means and bins of spread."""
+    return Prediction(*predicted(mean, bins))
+
+
+def predicted(mean: Integers, bins: Integers) -> tuple[Integers, Integers, Integers]:
+    """Fixed-point means and bins of spread → predicted symbols, signs, tables. Of arrays and of tensors."""
     symbols, signs, phase = round_mean(mean)
-    return Prediction(symbols, signs, bins * PHASES + phase)
+    return symbols, signs, bins * PHASES + phase
 
 
 def round_mean(mean: Integers) -> tuple[Integers, Integers, Integers]:

@@ -139,13 +139,20 @@ class ClipSampler:
         """A decoded file; one that cannot be read is named once and another taken."""
         for _ in range(MAX_UNREADABLE):
             path = rng.choice(paths)
-            try:
-                return cache[path]
-            except (av.FFmpegError, OSError, IndexError, RuntimeError) as error:
-                if path not in self.unreadable:
-                    self.unreadable.add(path)
-                    logger.warning("left out: %s cannot be read (%s)", path, error)
+            value = self.read(path, cache.__getitem__)
+            if value is not None:
+                return value
         raise ConfigError(f"{MAX_UNREADABLE} files in a row cannot be read, the last is {path}")
+
+    def read(self, path: Path, load: Callable[[Path], Tensor]) -> Tensor | None:
+        """A decoded file; None for one that cannot be read, which is named once."""
+        try:
+            return load(path)
+        except (av.FFmpegError, OSError, IndexError, RuntimeError) as error:
+            if path not in self.unreadable:
+                self.unreadable.add(path)
+                logger.warning("left out: %s cannot be read (%s)", path, error)
+            return None
 
     def from_video(self, rng: random.Random, frames: int, size: int) -> Tensor:
         video = self.pick(rng, self.sources.videos, self.videos)

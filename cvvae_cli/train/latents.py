@@ -189,7 +189,7 @@ class LatentTrainee(Trainee):
             case "l2":
                 return difference.square().mean()
             case "log_l2":
-                return difference.square().flatten(1).mean(1).add(LEAST_SQUARE).log().mean()
+                return log_square(difference)
 
     def against_critic(self, video: Tensor, decoded: Tensor) -> Tensor:
         """The critic's verdict on the decoded clip as a loss; the critic learns from the clip later."""
@@ -220,6 +220,11 @@ class LatentTrainee(Trainee):
             ]
             result["aligned_psnr_db"] = round(psnr_of_mse(sum(errors) / len(errors), 2.0), 3)
         return {"clip": result}
+
+
+def log_square(difference: Tensor) -> Tensor:
+    """The mean over samples of the logarithm of their mean square."""
+    return difference.square().flatten(1).mean(1).add(LEAST_SQUARE).log().mean()
 
 
 def build_autoencoder(config: TrainConfig) -> VideoAutoencoder:

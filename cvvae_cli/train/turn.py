@@ -19,12 +19,12 @@ from cvvae_cli.models.alignment import as_pictures, matching_frames
 from cvvae_cli.models.compact import Compact
 from cvvae_cli.models.image_vae import ImageVae
 from cvvae_cli.train.config import TrainConfig
-from cvvae_cli.train.data import as_model_input, decode_scaled, find_sources, load_video
+from cvvae_cli.train.data import ClipSampler, as_model_input, decode_scaled, find_sources, load_video
+from cvvae_cli.train.latents import log_square
 
 FRAMES = 9  # of a clip; its last latent frame counts, before which the causal convolutions have a past
 CLIPS_OF_A_VIDEO, PHOTOS = 2, 60
 RATE = 2e-3
-LEAST_SQUARE = 1e-5  # mean square error below which a picture counts no more: 56 dB
 
 Pair = tuple[Tensor, Tensor]  # latents (1, C, h, w), and the mean of the frames they stand for (1, 3, H, W)
 
@@ -49,13 +49,18 @@ def training_clips(config: TrainConfig) -> Iterator[np.ndarray]:
     """Whole frames of every training video, and photos that stand still: uint8 (T, H, W, 3)."""
     rng = random.Random(config.seed)
     sources = find_sources(config.data.folders, config.data.exclude)
+    sampler = ClipSampler(sources, config.data, config.seed)
     for path in sources.videos:
-        video = load_video(path, config.data)
+        video = sampler.read(path, lambda path: load_video(path, config.data))
+        if video is None:
+            continue
         for _ in range(CLIPS_OF_A_VIDEO):
             start = rng.randrange(max(1, len(video) - FRAMES + 1))
             yield video[start : start + FRAMES].numpy()
     for path in rng.sample(sources.photos, min(PHOTOS, len(sources.photos))):
-        yield decode_scaled(path, 1, config.data.short_side).expand(FRAMES, -1, -1, -1).numpy()
+        photo = sampler.read(path, lambda path: decode_scaled(path, 1, config.data.short_side))
+        if photo is not None:
+            yield photo.expand(FRAMES, -1, -1, -1).numpy()
 
 
 def learn_map(image_vae: ImageVae, pairs: list[Pair], steps: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -69,8 +74,7 @@ def learn_map(image_vae: ImageVae, pairs: list[Pair], steps: int, seed: int) -> 
     for step, (latents, picture) in enumerate(order[:steps]):
         optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
         mapped = torch.einsum("ij,njhw->nihw", matrix, latents) + offset[:, None, None]
-        error = (image_vae.decode(mapped).float() - picture).square().mean()
         optimizer.zero_grad()
-        (error + LEAST_SQUARE).log().backward()
+        log_square(image_vae.decode(mapped).float() - picture).backward()
         optimizer.step()
     return matrix.detach(), offset.detach()

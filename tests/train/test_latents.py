@@ -242,8 +242,7 @@ def test_a_last_map_brings_the_image_decoders_pictures_nearer_and_is_undone(conf
     config = with_latents(config, turn_steps=60)
     run = start_run(config, tmp_path / "run", CPU)
     network, image_vae = run.trainee.autoencoder, run.trainee.image_vae
-    clip = torch.from_numpy(next(training_clips(config)))
-    video = as_model_input(clip.numpy())
+    video = as_model_input(next(training_clips(config)))
     frames = as_pictures(matching_frames(video, "average"))
 
     def error(model):
@@ -259,8 +258,8 @@ def test_a_last_map_brings_the_image_decoders_pictures_nearer_and_is_undone(conf
         ours, theirs = (model.decode(model.encode(video))[inside] for model in (network, after))
         assert torch.allclose(ours, theirs, atol=1e-3)
     export(run.trainee, config, tmp_path / "out.safetensors")
-    recipe = Weights(spec_of_file(tmp_path / "out.safetensors"))
-    assert recipe.build().encode(video).shape == network.encode(video).shape
+    exported = Weights(spec_of_file(tmp_path / "out.safetensors")).build()
+    assert exported.encode(video).shape == network.encode(video).shape
 
 
 @pytest.mark.parametrize("architecture", ["cvvae-sd21", "cvvae-sd3"])
