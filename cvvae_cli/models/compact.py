@@ -13,7 +13,6 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cvvae_cli.models.autoencoder import StreamingAutoencoder
 from cvvae_cli.models.layers import (
@@ -95,7 +94,7 @@ class Encoder(nn.Module):
         x = self.down(x)  # (B, coarse, t, h, w)
         for block in self.coarse:
             x = block(x, memory)
-        return self.head(functional.silu(x))
+        return self.head.of_swish(x)
 
 
 class Decoder(nn.Module):
@@ -114,10 +113,10 @@ class Decoder(nn.Module):
         x = self.stem(latents)
         for block in self.coarse:
             x = block(x, memory)
-        x = unfold(self.up(functional.silu(x)), 1, 2)  # (B, fine, t, 2h, 2w)
+        x = unfold(self.up.of_swish(x), 1, 2)  # (B, fine, t, 2h, 2w)
         for block in self.fine:
             x = block(x)
-        return unfold(self.head(functional.silu(x)), TIME, FINE)  # (B, 3, 4t, 8h, 8w)
+        return unfold(self.head.of_swish(x), TIME, FINE)  # (B, 3, 4t, 8h, 8w)
 
     def prime(self, latents: Tensor, memory: Memory, to_go: int) -> Tensor:
         """Compute what the blocks must remember to go on `to_go` latent frames after the first of these.

@@ -6,12 +6,11 @@ of the released checkpoints (CompVis LDM naming).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cvvae_cli.models.autoencoder import WindowedAutoencoder
@@ -28,6 +27,7 @@ from cvvae_cli.models.half3d import (
     channels_last,
     from_positions,
     known_fields,
+    layers_of,
 )
 
 EPS = 1e-5
@@ -61,8 +61,9 @@ class Block(HalfBlock):
         super().__init__(inputs, outputs, padding, EPS)
         self.nin_shortcut = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else None
 
-    def shortcut(self, x: Tensor) -> Tensor:
-        return x if self.nin_shortcut is None else self.nin_shortcut(x)
+    @property
+    def projection(self) -> nn.Conv3d | None:
+        return self.nin_shortcut
 
 
 class SpatialAttention(nn.Module):
@@ -107,8 +108,9 @@ class Downsample(nn.Module):
         self.conv = nn.Conv3d(channels, channels, 3, (time_stride, 2, 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat([x[:, :, :1], x[:, :, :1], x], dim=2)
-        return self.conv(nn.functional.pad(x, (0, 1, 0, 1)))  # one zero at the right and the bottom
+        x = nn.functional.pad(x, (0, 1, 0, 1, 2, 0))  # one zero at the right and the bottom
+        x[:, :, :2] = x[:, :, 2:3]
+        return self.conv(x)
 
 
 class Upsample(nn.Module):
@@ -139,12 +141,11 @@ class Stage(nn.Module):
         widths = [inputs, *[outputs] * blocks]
         self.block = nn.ModuleList(Block(a, b, padding) for a, b in pairwise(widths))
 
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = block(x)
+    def layers(self) -> Iterator[nn.Module]:
+        yield from self.block
         for change in (getattr(self, "downsample", None), getattr(self, "upsample", None)):
-            x = x if change is None else change(x)
-        return x
+            if change is not None:
+                yield change
 
 
 class Encoder(nn.Module):
@@ -166,8 +167,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, 1 + 4n, H, W) → (B, 2z, 1 + n, H/8, W/8)
         x = self.conv_in(x)
-        for stage in self.down:
-            x = stage(x)
+        for layer in layers_of(self.down):
+            x = layer(x)
         return self.conv_out.of_normed_swish(self.norm_out, self.mid(x))
 
 
@@ -191,8 +192,8 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:  # (B, z, 1 + n, h, w) → (B, 3, 1 + 4n, 8h, 8w)
         x = self.mid(self.conv_in(z))
-        for stage in reversed(self.up):
-            x = stage(x)
+        for layer in layers_of(reversed(self.up)):
+            x = layer(x)
         return self.conv_out.of_normed_swish(self.norm_out, x)
 
 

@@ -6,7 +6,7 @@ checkpoint (diffusers naming).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -26,6 +26,7 @@ from cvvae_cli.models.half3d import (
     channels_last,
     from_positions,
     known_fields,
+    layers_of,
 )
 
 EPS = 1e-6
@@ -56,8 +57,9 @@ class Block(HalfBlock):
         super().__init__(inputs, outputs, padding, EPS)
         self.conv_shortcut = FrameConv(inputs, outputs, 1) if inputs != outputs else None
 
-    def shortcut(self, x: Tensor) -> Tensor:
-        return x if self.conv_shortcut is None else self.conv_shortcut(x)
+    @property
+    def projection(self) -> FrameConv | None:
+        return self.conv_shortcut
 
 
 class Attention(nn.Module):
@@ -111,12 +113,9 @@ class Stage(nn.Module):
         widths = [inputs, *[outputs] * blocks]
         self.resnets = nn.ModuleList(Block(a, b, padding) for a, b in pairwise(widths))
 
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.resnets:
-            x = block(x)
-        for change in (*getattr(self, "downsamplers", ()), *getattr(self, "upsamplers", ())):
-            x = change(x)
-        return x
+    def layers(self) -> Iterator[nn.Module]:
+        yield from self.resnets
+        yield from (*getattr(self, "downsamplers", ()), *getattr(self, "upsamplers", ()))
 
 
 class Encoder(nn.Module):
@@ -138,8 +137,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, 1 + 4n, H, W) → (B, 2z, 1 + n, H/8, W/8)
         x = self.conv_in(x)
-        for stage in self.down_blocks:
-            x = stage(x)
+        for layer in layers_of(self.down_blocks):
+            x = layer(x)
         return self.conv_out.of_normed_swish(self.conv_norm_out, self.mid_block(x))
 
 
@@ -162,8 +161,8 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:  # (B, z, 1 + n, h, w) → (B, 3, 1 + 4n, 8h, 8w)
         x = self.mid_block(self.conv_in(z))
-        for stage in self.up_blocks:
-            x = stage(x)
+        for layer in layers_of(self.up_blocks):
+            x = layer(x)
         return self.conv_out.of_normed_swish(self.conv_norm_out, x)
 
 

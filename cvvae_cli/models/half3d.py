@@ -6,13 +6,15 @@ memory, so that a frame is a 2D picture without a copy. Norms and attention see 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from cvvae_cli.models import winograd
 
 GROUPS = 32
 PIECE = 4096  # positions that are normalised at a time, so that they stay in the cache
@@ -26,6 +28,12 @@ class Padding:
     back: int  # frames after the last
     time: Literal["replicate", "zeros"]
     space: Literal["replicate", "zeros"]
+
+    @property
+    def reach(self) -> winograd.Reach:
+        """The same, for convolutions that pad as they go."""
+        times, spaces = (kind == "replicate" for kind in (self.time, self.space))
+        return winograd.Reach(self.front, self.back, repeats_time=times, repeats_space=spaces)
 
     @property
     def needs_buffer(self) -> bool:
@@ -98,37 +106,47 @@ class Norm(nn.GroupNorm):
 
         Statistics are gathered over all of `x` first, in pieces that stay in the cache, and then applied.
         """
-        scale, shift = self.scale_and_shift(x)
-        for sample in range(len(x)):
-            for frame, target in zip(x[sample].unbind(1), out[sample].unbind(1), strict=True):
-                rows = max(1, PIECE // frame.shape[2])
-                for a, o in zip(torch.split(frame, rows, 1), torch.split(target, rows, 1), strict=True):
-                    y = torch.addcmul(shift[sample], a, scale[sample])
-                    torch.ops.aten.silu.out(y, out=o)
+        rows = max(1, PIECE // x.shape[4])
+        samples, targets = (y.permute(0, 2, 3, 4, 1) for y in (x, out))
+        for sample, target, write in zip(samples, targets, self.swish(x), strict=True):
+            for frame, result in zip(sample, target, strict=True):  # (H, W, C)
+                for a, o in zip(torch.split(frame, rows), torch.split(result, rows), strict=True):
+                    write(o, a)
         return out
 
+    def swish(self, x: Tensor) -> list[winograd.Prepare]:
+        """For each sample what writes swish of it normalised, by rows of a frame (H, W, C)."""
+
+        def writing(scale: Tensor, shift: Tensor) -> winograd.Prepare:
+            def write(out: Tensor, part: Tensor) -> None:
+                torch.addcmul(shift, part, scale, out=out)
+                functional.silu(out, inplace=True)
+
+            return write
+
+        return [writing(*self.scale_and_shift(sample)) for sample in x]
+
     def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the statistics and weights come to for each channel, (B, C, 1, 1) each."""
-        b, c, t, h, w = x.shape
-        rows = x.permute(0, 2, 3, 4, 1).reshape(b, t * h * w, c)
-        center = rows[:, :1].float()  # near the mean, so that squares lose no digits
+        """What the statistics of a sample (C, T, H, W) and the weights come to, (C,) each."""
+        c, t, h, w = x.shape
+        rows = x.permute(1, 2, 3, 0).reshape(t * h * w, c)
+        center = rows[:1].float()  # near the mean, so that squares lose no digits
         ones = torch.ones(1, PIECE, device=x.device)
-        sums = torch.zeros(2, b, c, dtype=torch.float64, device=x.device)
-        for sample in range(b):
-            for piece in torch.split(rows[sample], PIECE):
-                difference = piece.float() - center[sample]
-                one = ones[:, : len(difference)]
-                sums[0, sample] += (one @ difference)[0]
-                sums[1, sample] += (one @ difference.square_())[0]
+        sums = torch.zeros(2, c, dtype=torch.float64, device=x.device)
+        differences = torch.empty(PIECE, c, device=x.device)
+        for piece in torch.split(rows, PIECE):
+            difference = torch.sub(piece, center, out=differences[: len(piece)])
+            one = ones[:, : len(difference)]
+            sums[0] += (one @ difference)[0]
+            sums[1] += (one @ difference.square_())[0]
         first, second = sums / (t * h * w)
-        mean = first + center[:, 0].double()
-        grouped = mean.view(b, GROUPS, -1)
-        group_mean = grouped.mean(2, keepdim=True)
-        variance = (second - first**2).view(b, GROUPS, -1).mean(2) + (grouped - group_mean).square().mean(2)
-        reciprocal = (variance + self.eps).rsqrt().repeat_interleave(c // GROUPS, dim=1)
+        grouped = (first + center[0].double()).view(GROUPS, -1)
+        group_mean = grouped.mean(1, keepdim=True)
+        variance = (second - first**2).view(GROUPS, -1).mean(1) + (grouped - group_mean).square().mean(1)
+        reciprocal = (variance + self.eps).rsqrt().repeat_interleave(c // GROUPS)
         scale = self.weight.double() * reciprocal
-        shift = self.bias.double() - group_mean.expand_as(grouped).reshape(b, c) * scale
-        return scale.to(x.dtype)[:, :, None, None], shift.to(x.dtype)[:, :, None, None]
+        shift = self.bias.double() - group_mean.expand_as(grouped).reshape(c) * scale
+        return scale.to(x.dtype), shift.to(x.dtype)
 
 
 class Conv3d(nn.Conv3d):
@@ -140,12 +158,16 @@ class Conv3d(nn.Conv3d):
         self.band_rows: int | None = None  # of the result, computed at a time; None: all
 
     def forward(self, x: Tensor) -> Tensor:
+        if winograd.pays(x, self.weight, self.stride):
+            return winograd.convolve(x, self.weight, self.bias, self.edges.reach)
         return self.of_padded(self.edges.around(x))
 
     def of_normed_swish(self, norm: Norm, x: Tensor, *, may_overwrite: bool = False) -> Tensor:
         """The convolution of swish(norm(x)), written straight to where its padding lies around it."""
         if is_plain(x):
             return self(functional.silu(norm(x)))
+        if winograd.pays(x, self.weight, self.stride):
+            return winograd.convolve(x, self.weight, self.bias, self.edges.reach, prepare=norm.swish(x))
         if may_overwrite and not self.edges.needs_buffer:
             return self.of_padded(norm.swish_into(x, x))
         buffer, inside = self.edges.buffer_for(x)
@@ -181,9 +203,15 @@ class FrameConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T, H, W)
         return as_video(super().forward(as_frames(x)), x.shape[0])
 
+    def over_normed_swish(self, norm: Norm, x: Tensor) -> Tensor:
+        """The convolution of swish(norm(x)), as many channels, in inference; `x` is overwritten."""
+        if winograd.pays(x, self.weight):
+            return winograd.convolve(x, self.weight, self.bias, prepare=norm.swish(x), overwrites=True)
+        return self(norm.swish_into(x, x))
+
 
 class HalfBlock(nn.Module):
-    """Residual block of a 3D and a 2D convolution; `shortcut` is set where the channels change."""
+    """Residual block of a 3D and a 2D convolution; the shortcut is 1x1 where the channels change."""
 
     def __init__(self, inputs: int, outputs: int, padding: Padding, eps: float) -> None:
         super().__init__()
@@ -192,17 +220,28 @@ class HalfBlock(nn.Module):
         self.norm2 = Norm(outputs, eps)
         self.conv2 = FrameConv(outputs, outputs)
 
-    def shortcut(self, x: Tensor) -> Tensor:
-        return x
+    @property
+    def projection(self) -> nn.Conv2d | nn.Conv3d | None:
+        """The 1x1 convolution of the shortcut."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """In inference `x` may be overwritten."""
         if is_plain(x):
             y = self.conv1(functional.silu(self.norm1(x)))
-            return self.conv2(functional.silu(self.norm2(y))) + self.shortcut(x)
-        shortcut = self.shortcut(x)
-        y = self.conv1.of_normed_swish(self.norm1, x, may_overwrite=shortcut is not x)
-        return self.conv2(self.norm2.swish_into(y, y)).add_(shortcut)
+            y = self.conv2(functional.silu(self.norm2(y)))
+            return y + (x if self.projection is None else self.projection(x))
+        y = self.conv1.of_normed_swish(self.norm1, x)
+        y = self.conv2.over_normed_swish(self.norm2, y)
+        return y.add_(x) if self.projection is None else add_projection(y, x, self.projection)
+
+
+def add_projection(y: Tensor, x: Tensor, conv: nn.Conv2d | nn.Conv3d) -> Tensor:
+    """Add a 1x1 convolution of `x` to `y`, frame by frame, in place."""
+    weight = conv.weight.flatten(1).T
+    for sums, frames in zip(y, x, strict=True):
+        for total, frame in zip(sums.permute(1, 2, 3, 0), frames.permute(1, 2, 3, 0), strict=True):
+            total.view(-1, len(conv.weight)).add_(conv.bias).addmm_(frame.reshape(-1, len(weight)), weight)
+    return y
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -236,16 +275,20 @@ class UpsamplingConv(Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T, H, W) → (B, C, T or 2T - 1, 2H, 2W)
         b, c, t, h, w = x.shape
-        x = self.edges.around(x)
+        padded = None if winograd.pays(x, self.weight) else self.edges.around(x)
         out = x.new_empty((b, t, self.repeats, h, 2, w, 2, c))
         assert self.bias is not None
         for down, rows in enumerate(merged(self.weight, 3)):
             for right, kernel in enumerate(merged(rows, 4)):
+                target = out[:, :, :, :, down, :, right].permute(0, 1, 3, 4, 2, 5)  # (B, T, H, W, repeats, C)
+                if padded is None:
+                    reach = replace(self.edges.reach, above=1 - down, left=1 - right)
+                    winograd.convolve_into(target, x.permute(0, 2, 3, 4, 1), kernel, self.bias, reach)
+                    continue
                 layout = kernel.contiguous(memory_format=torch.channels_last_3d)
-                y = self.of_padded(x, layout, self.bias)  # (B, repeats*C, T, H + 1, W + 1)
+                y = self.of_padded(padded, layout, self.bias)  # (B, repeats*C, T, H + 1, W + 1)
                 y = y[:, :, :, down : h + down, right : w + right].permute(0, 2, 3, 4, 1)
-                y = y.reshape(b, t, h, w, self.repeats, c).permute(0, 1, 4, 2, 3, 5)
-                out[:, :, :, :, down, :, right] = y
+                target.copy_(y.reshape(target.shape))
         out = out.reshape(b, t * self.repeats, 2 * h, 2 * w, c)
         return out[:, self.repeats - 1 :].permute(0, 4, 1, 2, 3)  # of two for the first, one is dropped
 
@@ -254,6 +297,12 @@ def merged(kernel: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """A kernel of three taps for each parity of what was doubled along an axis: two taps of the source."""
     first, second, third = kernel.unbind(axis)
     return torch.stack([first, second + third], axis), torch.stack([first + second, third], axis)
+
+
+def layers_of(stages: Iterable[Any]) -> Iterator[nn.Module]:
+    """The layers of stages, for a loop that keeps no more than the input of one."""
+    for stage in stages:
+        yield from stage.layers()
 
 
 def in_bands(network: nn.Module, rows: int | None) -> None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cvvae_cli.models import winograd
+
 Memory = dict[nn.Module, Tensor]
 """What each causal convolution keeps of the past, so that a video can be fed piece by piece."""
 
@@ -46,7 +48,17 @@ class SpatialConv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2)
 
+    def of_swish(self, x: Tensor, *, overwrites: bool = False) -> Tensor:
+        """The convolution of swish(x); it may be left where `x` was, if both are of the same shape."""
+        if winograd.pays(x, self.weight, self.stride):
+            return winograd.convolve(
+                x, self.weight, self.bias, prepare=[swish] * len(x), overwrites=overwrites
+            )
+        return self(functional.silu(x))
+
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T, H, W)
+        if winograd.pays(x, self.weight, self.stride):
+            return winograd.convolve(x, self.weight, self.bias)
         b, c, t, h, w = x.shape
         frames = x.transpose(1, 2).reshape(b * t, c, h, w)  # a view: both are B T H W C in memory
         y = super().forward(frames)
@@ -65,7 +77,10 @@ class CausalConv(nn.Conv3d):
         self.reach = taps - 1  # frames before the present one
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:  # (B, C, T, H, W)
-        return super().forward(self.with_past(x, memory))
+        x = self.with_past(x, memory)
+        if winograd.pays(x, self.weight):
+            return winograd.convolve(x, self.weight, self.bias)
+        return super().forward(x)
 
     def with_past(self, x: Tensor, memory: Memory | None) -> Tensor:
         """The frames before and `x`, the last of which are remembered: (B, C, reach + T, H, W)."""
@@ -87,8 +102,8 @@ class SpatialBlock(nn.Module):
         self.conv2 = zero_init(SpatialConv(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(functional.silu(x))
-        return self.conv2(functional.silu(y)).add_(x)
+        y = self.conv1.of_swish(x)
+        return self.conv2.of_swish(y, overwrites=True).add_(x)
 
 
 class HalfCausalBlock(nn.Module):
@@ -105,7 +120,13 @@ class HalfCausalBlock(nn.Module):
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         y = self.conv1(functional.silu(x), memory)
-        return self.conv2(functional.silu(y)).add_(x)
+        return self.conv2.of_swish(y, overwrites=True).add_(x)
+
+
+def swish(out: Tensor, x: Tensor) -> Tensor:
+    """x * sigmoid(x), written to `out`."""
+    result: Tensor = torch.ops.aten.silu.out(x, out=out)
+    return result
 
 
 def zero_init(conv: SpatialConv) -> SpatialConv:
