@@ -12,14 +12,17 @@ from cvvae_cli.errors import ConfigError
 if TYPE_CHECKING:
     from cvvae_cli.engine.windows import WindowEngine
 
-LAYERS_ALIVE = 5.0  # full-resolution layers of the first width held at once (`make benchmark-paper`)
+LAYERS_ON_CPU = 4.0  # full-resolution layers of the first width held at once (`make benchmark-paper`)
+LAYERS_ELSEWHERE = 5.0  # where results do not take the place of inputs; not measured
 SHARE = 0.85  # of what is free, if no limit is given
 SMALLEST_TILE = 8  # latent positions
 
 
-def bytes_of_tile(channels: int, bytes_per_value: int, frames: int, rows: int, columns: int) -> int:
+def bytes_of_tile(
+    channels: int, bytes_per_value: int, frames: int, rows: int, columns: int, layers: float = LAYERS_ON_CPU
+) -> int:
     """About the most that one tile needs: a few layers at the size of the picture."""
-    return int(LAYERS_ALIVE * channels * bytes_per_value * frames * rows * columns * 64)
+    return int(layers * channels * bytes_per_value * frames * rows * columns * 64)
 
 
 def require_memory(engine: WindowEngine, frames: int, rows: int, columns: int) -> None:
@@ -29,11 +32,12 @@ def require_memory(engine: WindowEngine, frames: int, rows: int, columns: int) -
         return
     tile, width = engine.windows.tile, engine.spec.width
     value = torch.finfo(engine.dtype).bits // 8
-    needed = bytes_of_tile(width, value, frames, min(rows, tile), min(columns, tile))
+    layers = LAYERS_ON_CPU if engine.placement.device.type == "cpu" else LAYERS_ELSEWHERE
+    needed = bytes_of_tile(width, value, frames, min(rows, tile), min(columns, tile), layers)
     if needed <= limit:
         return
     fitting = tile
-    while fitting > SMALLEST_TILE and bytes_of_tile(width, value, frames, fitting, fitting) > limit:
+    while fitting > SMALLEST_TILE and bytes_of_tile(width, value, frames, fitting, fitting, layers) > limit:
         fitting -= 1
     hint = (
         f"pass --tile {fitting * engine.spec.geometry.pixels}; it is part of the result, and kept in the file"
