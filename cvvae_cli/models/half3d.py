@@ -35,11 +35,6 @@ class Padding:
         times, spaces = (kind == "replicate" for kind in (self.time, self.space))
         return winograd.Reach(self.front, self.back, repeats_time=times, repeats_space=spaces)
 
-    @property
-    def needs_buffer(self) -> bool:
-        """Whether anything is replicated, which zeros of the convolution cannot stand for."""
-        return "replicate" in (self.time, self.space)
-
     def around(self, x: Tensor) -> Tensor:
         """`x` with what is replicated; zeros are left to the convolution."""
         if self.time == "replicate":
@@ -162,14 +157,12 @@ class Conv3d(nn.Conv3d):
             return winograd.convolve(x, self.weight, self.bias, self.edges.reach)
         return self.of_padded(self.edges.around(x))
 
-    def of_normed_swish(self, norm: Norm, x: Tensor, *, may_overwrite: bool = False) -> Tensor:
+    def of_normed_swish(self, norm: Norm, x: Tensor) -> Tensor:
         """The convolution of swish(norm(x)), written straight to where its padding lies around it."""
         if is_plain(x):
             return self(functional.silu(norm(x)))
         if winograd.pays(x, self.weight, self.stride):
             return winograd.convolve(x, self.weight, self.bias, self.edges.reach, prepare=norm.swish(x))
-        if may_overwrite and not self.edges.needs_buffer:
-            return self.of_padded(norm.swish_into(x, x))
         buffer, inside = self.edges.buffer_for(x)
         norm.swish_into(x, inside)
         return self.of_padded(self.edges.filled(buffer))

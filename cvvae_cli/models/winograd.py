@@ -56,8 +56,8 @@ def is_kept(weight: Tensor) -> bool:
 class Reach:
     """Where a kernel lies about its pixel, and what it sees beyond the picture: zeros, or what is nearest."""
 
-    front: int = 0  # frames before the first
-    back: int = 0  # frames after the last
+    front: int = 0  # frames before the first, fewer than the kernel has taps
+    back: int = 0  # frames after the last, likewise
     above: int = 1  # rows of the kernel above its pixel
     left: int = 1  # columns of it to the left
     repeats_time: bool = False
@@ -140,17 +140,12 @@ class Strip:
 
     def run(self, frames: Tensor, top: int, prepare: Prepare) -> Iterator[Tensor]:
         """The results (rows, columns, O) of frames (T, H, W, C), from row `top` on."""
-        taps, front, last = len(self.kernel), self.reach.front, len(frames) - 1
-        done = -1
-        for newest in range(-front, len(frames) + self.reach.back):
-            if done < newest <= last:
+        taps, last = len(self.kernel), len(frames) - 1
+        for newest in range(len(frames) + self.reach.back):
+            if newest <= last:
                 self._transform(frames, newest, top, prepare)
-                done = newest
-            elif self.reach.repeats_time and done < 0:
-                self._transform(frames, 0, top, prepare)
-                done = 0
             oldest = newest - taps + 1
-            if oldest < -front:
+            if oldest < -self.reach.front:
                 continue
             known = []
             for number, kernel in enumerate(self.kernel, oldest):
