@@ -83,8 +83,8 @@ def decoded_chunks(
 
 def bits_by_channel(cvl: CvlReader, weights: Weights) -> np.ndarray | None:
     """float64 (C,): bits of each channel's symbols by the coder's own tables; None for exact latents."""
-    reading, counting = latent_coder(cvl.header, weights), latent_coder(cvl.header, weights)
-    if not isinstance(reading, QuantizedCoder) or not isinstance(counting, QuantizedCoder):
+    coder = latent_coder(cvl.header, weights)
+    if not isinstance(coder, QuantizedCoder):
         return None
     channels = cvl.header.geometry.channels
     size = cvl.header.geometry.latent_size(*cvl.header.size)
@@ -92,6 +92,5 @@ def bits_by_channel(cvl: CvlReader, weights: Weights) -> np.ndarray | None:
     for number in range(len(cvl.index)):
         chunk = cvl.read_chunk(number)
         first, shape = chunk.latents.start, (len(chunk.latents), channels, *size)
-        # the symbols themselves: quantising their latents again would not give them, steps are not 1 / gain
-        bits += counting.chunks.measure(first, reading.chunks.decode(first, chunk.symbols, shape))
+        bits += coder.chunks.measure(first, chunk.symbols, shape)
     return bits

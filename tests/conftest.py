@@ -40,7 +40,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> registry.ModelSpec:
     """The tiny model, registered as `tiny-1`; beside it `tiny-2`, with levels and a prior."""
     spec = tiny_spec()
-    for number in (1, 2):
+    for number in (1, 2, 3):
         monkeypatch.setitem(registry.MODELS, f"tiny-{number}", tiny_spec(number))
     monkeypatch.setattr(store, "WEIGHTS_FOLDERS", (*store.WEIGHTS_FOLDERS, GOLDEN))
     return spec

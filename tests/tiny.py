@@ -26,7 +26,7 @@ CONFIG = CompactConfig(
 
 
 def tiny_spec(number: int = 1) -> ModelSpec:
-    """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 with levels and `prior-1`."""
+    """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 `prior-1`, tiny-3 `prior-2`."""
     name = f"tiny-{number}"
     data = (GOLDEN / f"{name}.safetensors").read_bytes()
     return ModelSpec(
@@ -36,7 +36,7 @@ def tiny_spec(number: int = 1) -> ModelSpec:
         weights_file=f"{name}.safetensors",
         weights_sha256=hashlib.sha256(data).hexdigest(),
         chunk_latents=4,
-        coder=("context-1", "prior-1")[number - 1],
+        coder=("context-1", "prior-1", "prior-2")[number - 1],
         period=8,
         encode_context=CONFIG.encode_context,
         decode_context=CONFIG.decode_context,
@@ -95,43 +95,54 @@ def make_weights() -> None:
 
 
 def make_prior_weights() -> None:
-    """The same network with quality levels and a trained prior of width 16."""
-    from cvvae_cli.train.prior import LatentPrior, Rounder, fit_frequencies, interpolate, logistic_bits
+    """The same network with quality levels and a trained prior of width 16 that follows motion.
+
+    What made tiny-2, with `prior-1`, is in the history of this file, up to commit acbd238.
+    """
+    from cvvae_cli.train.motion import rounded_motion
+    from cvvae_cli.train.prior import LatentPrior, Levels, Rounder, fit_frequencies, logistic_bits
 
     arrays = load_file(GOLDEN / "tiny-1.safetensors")
     network = random_network()
     log_gain = np.log(np.outer((0.1, 0.25, 0.5, 1.0), GAIN)).astype(np.float32)
+    log_step = -log_gain - np.float32(0.02)
+    anchors = torch.from_numpy(log_gain), torch.from_numpy(log_step)
     clips = [
         torch.from_numpy(moving_picture(33, 64, 64, seed)).permute(3, 0, 1, 2)[None] for seed in range(8)
     ]
-    latents = torch.cat([network.encode(c.contiguous().float() / 127.5 - 1) for c in clips])
+    videos = [c.contiguous().float() / 127.5 - 1 for c in clips]
+    latents = [network.encode(video) for video in videos]
     torch.manual_seed(0)
-    prior, levels = LatentPrior(4, width=16), torch.linspace(0, 1, 8)
-    optimizer = torch.optim.Adam(prior.parameters(), 3e-3)
-    symbols = (
-        latents * interpolate(torch.from_numpy(log_gain), levels).exp()[:, :, None, None, None]
-    ).round()
+    prior, levels = LatentPrior(4, width=16), Levels.at(torch.linspace(0, 1, 8), *anchors)
+    prior.motion.fit(list(zip(videos, latents, strict=True)))
+    optimizer = torch.optim.Adam(prior.groups(3e-3))
+    symbols = (torch.cat(latents) * levels.gain).round()
+    vectors = prior.motion.vectors(torch.cat(latents))
     for _ in range(800):
-        logistic_bits(symbols, *prior(symbols, levels)).mean().backward()
+        logistic_bits(symbols, *prior(symbols, vectors, levels)).mean().backward()
         torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
     rounder = Rounder(prior)
     rounder.measure(symbols, levels)
     listed = [
-        (s.permute(1, 0, 2, 3).int().numpy(), 10 + round(90 * level))
-        for s, level in zip(symbols, levels.tolist(), strict=True)
+        (s.permute(1, 0, 2, 3).int().numpy(), 10 + round(90 * place))
+        for s, place in zip(symbols, levels.place.tolist(), strict=True)
     ]
-    tables = fit_frequencies(rounder.tables(), listed, period=8)
-    kept = {n: a for n, a in arrays.items() if n.startswith(NETWORK_PREFIX)} | tables.to_tensors()
-    kept |= {"quantizer.log_gain": log_gain, "quantizer.log_step": -log_gain - np.float32(0.02)}
-    metadata = {"model": "tiny-2", "config": json.dumps(CONFIG.to_dict())}
-    (GOLDEN / "tiny-2.safetensors").write_bytes(save(kept, metadata))
+    every = Levels.at(torch.linspace(0, 1, 91), *anchors)
+    motion = rounded_motion(prior.motion, every.gain.flatten(1), every.step.flatten(1))
+    tables = fit_frequencies(rounder.tables(), motion, listed, period=8)
+    kept = {n: a for n, a in arrays.items() if n.startswith(NETWORK_PREFIX)}
+    kept |= tables.to_tensors() | motion.to_tensors()
+    kept |= {"quantizer.log_gain": log_gain, "quantizer.log_step": log_step}
+    metadata = {"model": "tiny-3", "config": json.dumps(CONFIG.to_dict())}
+    (GOLDEN / "tiny-3.safetensors").write_bytes(save(kept, metadata))
 
 
 GOLDENS = {
     "v1.0-context": {"model": "tiny-1"},
     "v1.0-prior": {"model": "tiny-2", "quality": 8.5},
+    "v1.0-motion": {"model": "tiny-3", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
@@ -144,7 +155,7 @@ def make_goldens() -> None:
     from cvvae_cli.engine.stream import Engine
     from cvvae_cli.options import EncodeOptions
 
-    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in (1, 2)})
+    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in (1, 2, 3)})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
     source = GOLDEN / "source.mkv"
     write_golden_source(source)

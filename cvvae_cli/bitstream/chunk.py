@@ -35,7 +35,9 @@ class SymbolCoder(Protocol):
 
     def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> np.ndarray: ...
 
-    def measure(self, symbols: np.ndarray, past: Past) -> np.ndarray: ...
+    def unpack(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> Plan: ...
+
+    def bits_by_channel(self, plan: Plan) -> np.ndarray: ...
 
 
 class QuantizedCoder:
@@ -71,11 +73,11 @@ class ChunkCoder:
         self._remember(plan.symbols)
         return plan
 
-    def measure(self, first_latent: int, symbols: np.ndarray) -> np.ndarray:
-        """float64 (C,): the bits that coding would take, by channel."""
-        bits = self.coder.measure(symbols, self._past_of(first_latent))
-        self._remember(symbols)
-        return bits
+    def measure(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+        """float64 (C,): the bits of bytes that `decode` would read, by channel."""
+        plan = self.coder.unpack(data, shape, self._past_of(first_latent))
+        self._remember(plan.symbols)
+        return self.coder.bits_by_channel(plan)
 
     def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Bytes → int32 of `shape` (t, C, h, w)."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cvvae_cli.bitstream.context import PASSES, FrameWalk, PlaneContext
+from cvvae_cli.bitstream.motion import MotionCoder
 from cvvae_cli.bitstream.prior import PriorCoder
 from cvvae_cli.bitstream.residuals import (
     PHASES,
@@ -77,7 +78,7 @@ class ContextCoder(ResidualCoder):
         """With the integers that lie with a model's weights; one quality level; on the CPU always."""
         return cls(ContextTables.from_tensors(tensors))
 
-    def predictions(self, shape: tuple[int, int, int], past: Past) -> Predictions:
+    def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
         for channel, plane in enumerate(FrameWalk(past, shape)):
             for index, start in enumerate(PASSES):
                 guess = self.predict(plane, index)
@@ -93,7 +94,8 @@ class ContextCoder(ResidualCoder):
         return predict(mean, np.searchsorted(self.tables.thresholds, scale, side="right"))
 
 
-ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
+ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder | MotionCoder]] = {
     "context-1": ContextCoder,
     "prior-1": PriorCoder,
+    "prior-2": MotionCoder,
 }

@@ -101,14 +101,26 @@ def at_level(rows: np.ndarray, kind: int, level: int) -> np.ndarray:
 class PriorNetwork:
     """The integers of one quality level as tensors; what is multiplied is `dtype`, which holds every sum."""
 
-    def __init__(self, tables: PriorTables, level: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        tables: PriorTables,
+        level: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        bins: int,
+        fraction: int = 0,
+    ) -> None:
+        """`fraction`: bits after the point of the frame before, as it is given to a PriorFrame."""
+
         def tensor(values: np.ndarray, kind: torch.dtype = dtype) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device, kind)
 
         width, self.channels = tables.conv2.shape[1], tables.linear.shape[2]
         self.device = device
         self.dtype = dtype
-        self.bins = len(tables.frequencies) // PHASES
+        self.bins = bins
+        self.fraction = fraction
         # of the integers that hold every linear mean: |features| sum up to four neighbours
         largest = np.abs(tables.linear).sum(-1, dtype=np.int64).max() * 4 * MAX_SYMBOL
         self.integer = torch.int32 if largest < 2**30 else torch.int64
@@ -184,35 +196,38 @@ class PriorCoder(ResidualCoder):
             raise CorruptFileError(f"the coder prior-1 has no quality level {level}")
         return cls(PriorTables.from_tensors(tensors), level, device)
 
-    def predictions(self, shape: tuple[int, int, int], past: Past) -> Predictions:
-        frame = PriorFrame(self.network(), shape, past)
-        for index, (top, left) in enumerate(PASSES):
-            if top >= shape[1] or left >= shape[2]:
-                continue  # a plane of one row or column has no such positions
-            symbols = yield (
-                (slice(None), slice(top, None, 2), slice(left, None, 2)),
-                frame.predict(index),
-            )
-            frame.set(index, symbols)
+    def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
+        before, earlier = (past[0], past[-1]) if past else (np.zeros(shape, np.int32),) * 2
+        frame = PriorFrame(self.network(), len(past), *(as_plane(p, self.device) for p in (before, earlier)))
+        yield from frame.passes()
 
     def network(self) -> PriorNetwork:
         """In float32 where its products are exact, else in float64, whose always are."""
         is_single = self.device.type == "cpu" and singles_are_exact()
         dtype = torch.float32 if is_single else torch.float64
         if dtype not in self._networks:
-            self._networks[dtype] = PriorNetwork(self.tables, self.level, self.device, dtype)
+            self._networks[dtype] = self._network(dtype)
         return self._networks[dtype]
+
+    def _network(self, dtype: torch.dtype) -> PriorNetwork:
+        bins = len(self.tables.frequencies) // PHASES
+        return PriorNetwork(self.tables, self.level, self.device, dtype, bins=bins)
+
+
+def as_plane(symbols: np.ndarray, device: torch.device) -> Tensor:
+    """int32 (C, h, w) → (h, w, C)."""
+    return torch.from_numpy(np.ascontiguousarray(symbols)).to(device).permute(1, 2, 0).contiguous()
 
 
 class PriorFrame:
     """What is known of one latent frame. Planes are (h, w, C); symbols come and go as (C, h, w)."""
 
-    def __init__(self, network: PriorNetwork, shape: tuple[int, int, int], past: Past) -> None:
+    def __init__(self, network: PriorNetwork, kind: int, before: Tensor, earlier: Tensor) -> None:
+        """The frame before, int32 in the network's fractions of a cell, and one earlier in cells."""
         self.network = network
-        self.kind = len(past)
-        nothing = np.zeros(shape, np.int32)
-        self.before, earlier = (self._plane(p) for p in ((past[0], past[-1]) if past else (nothing, nothing)))
-        channels, self.h, self.w = shape
+        self.kind = kind
+        self.before = before
+        self.h, self.w, channels = before.shape
         bordered = (self.h + 2, self.w + 2)
         device = network.device
         self.symbols = torch.zeros((*bordered, channels), dtype=network.integer, device=device)
@@ -220,16 +235,23 @@ class PriorFrame:
         self.trunk = self._temporal(earlier)
         self.features = self._linear_features(earlier)
 
-    def _plane(self, symbols: np.ndarray) -> Tensor:
-        """int32 (C, h, w) → (h, w, C)."""
-        plane = torch.from_numpy(np.ascontiguousarray(symbols)).to(self.network.device)
-        return plane.permute(1, 2, 0).contiguous()
+    def passes(self) -> Predictions:
+        """The steps of the frame."""
+        for index, (top, left) in enumerate(PASSES):
+            if top >= self.h or left >= self.w:
+                continue  # a plane of one row or column has no such positions
+            symbols = yield (
+                (slice(None), slice(top, None, 2), slice(left, None, 2)),
+                self.predict(index),
+            )
+            self.set(index, symbols)
 
     def _temporal(self, earlier: Tensor) -> Tensor:
         """Activations (h, w, W) from the frames before."""
         network = self.network
-        compressed = [network.compressed(self.before), network.compressed(self.before - earlier)]
-        x = convolve(torch.cat(compressed, dim=2), network.conv1)
+        change = self.before - (earlier << network.fraction)
+        x = torch.cat([network.compressed(self.before), network.compressed(change)], dim=2)
+        x = convolve(x, network.conv1)
         x = network.activate(x.add_(network.embed[self.kind]), 0)
         x = convolve(x, network.conv2)
         return network.activate(x.add_(network.bias[0]), 1)
@@ -294,8 +316,11 @@ class PriorFrame:
             features += around(self.symbols, slice(1 + top, 1 + self.h, 2), slice(1 + left, 1 + self.w, 2))
         means = []
         for weights in self.network.linear[index]:
-            mean = torch.addcmul(weights[8], weights[0], features[0])
-            for number, feature in enumerate(features[1:], 1):
+            mean = weights[0] * features[0]
+            for number, feature in enumerate(features[1:4], 1):
+                mean.addcmul_(feature, weights[number])
+            mean.bitwise_right_shift_(self.network.fraction).add_(weights[8])
+            for number, feature in enumerate(features[4:], 4):
                 mean.addcmul_(feature, weights[number])
             means.append(mean)
         return means[0], means[1]
@@ -303,13 +328,14 @@ class PriorFrame:
     def set(self, index: int, symbols: np.ndarray) -> None:
         """Make the symbols (C, rows, columns) of a pass known."""
         top, left = PASSES[index]
-        values = self._plane(symbols)
-        innovation = values - self.before[top::2, left::2]
+        values = as_plane(symbols, self.network.device)
+        cells = values << self.network.fraction
+        innovation = cells - self.before[top::2, left::2]
         inside = (slice(1 + top, 1 + self.h, 2), slice(1 + left, 1 + self.w, 2))
         self.symbols[inside] = values.to(self.symbols.dtype)
         seen = self.seen[inside]
         channels = self.network.channels
-        seen[..., :channels] = self.network.compressed(values)
+        seen[..., :channels] = self.network.compressed(cells)
         seen[..., channels:] = self.network.compressed(innovation)
 
 

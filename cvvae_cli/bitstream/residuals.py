@@ -34,7 +34,14 @@ RAW = -1  # in place of a table: the uniform model of escapes
 
 Integers = TypeVar("Integers", np.ndarray, "Tensor")
 Past = tuple[np.ndarray, ...]  # the latent frames before, at most two, the nearest first: (C, h, w)
-Where = Any  # an index expression: the symbols of a step in a latent frame (C, h, w)
+Where = Any  # an index expression: the symbols of a step in a latent frame (C, h, w); or Beside
+
+
+@dataclass(frozen=True)
+class Beside:
+    """In place of where: integers that are coded with a latent frame, but are none of its symbols."""
+
+    values: np.ndarray | None  # that the encoder chose; None where they are decoded
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,11 @@ class ResidualCoder(ABC):
         self.raw = constriction.stream.model.Uniform(RAW_VALUES)
 
     @abstractmethod
-    def predictions(self, shape: tuple[int, int, int], past: Past) -> Predictions:
-        """The steps of a latent frame of `shape` (C, h, w); after each, the step's symbols are sent in."""
+    def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
+        """The steps of a latent frame of `shape` (C, h, w); after each, the step's symbols are sent in.
+
+        `wanted` is what is encoded, in cells of the quantiser or as symbols; None in decoding.
+        """
 
     def encode(self, symbols: np.ndarray, past: Past) -> bytes:
         """Code int32 (t, C, h, w); `past` is empty where the coder starts fresh."""
@@ -132,14 +142,18 @@ class ResidualCoder(ABC):
         """Walk over latent frames; `decide` gives the residuals of the values of a step."""
         plan = Plan(np.zeros(values.shape, np.int32), [])
         for frame, symbols in zip(values, plan.symbols, strict=True):
-            steps = self.predictions(frame.shape, past)
+            steps = self.predictions(frame.shape, past, frame)
             where, guess = next(steps)
             while True:
-                residuals = decide(frame[where], guess)
-                symbols[where] = guess.symbols + residuals
+                if isinstance(where, Beside):
+                    assert where.values is not None
+                    residuals = residuals_of(where.values, guess)
+                else:
+                    residuals = decide(frame[where], guess)
+                    symbols[where] = guess.symbols + residuals
                 plan.steps.append((where, guess, residuals))
                 try:
-                    where, guess = steps.send(symbols[where])
+                    where, guess = steps.send(guess.symbols + residuals)
                 except StopIteration:
                     break
             past = shift(past, symbols)
@@ -159,7 +173,13 @@ class ResidualCoder(ABC):
             residuals[at] = np.where(self.price * saved > lost, near, far)
         return residuals
 
-    def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> np.ndarray:
+    def decode(
+        self,
+        data: bytes,
+        shape: tuple[int, int, int, int],
+        past: Past,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> np.ndarray:
         """int32 of `shape` (t, C, h, w) from what `encode` gave for the same past."""
         if len(data) % 4 or not data:
             raise CorruptFileError("the symbols of a chunk are cut")
@@ -170,12 +190,17 @@ class ResidualCoder(ABC):
             raise CorruptFileError("the symbols of a chunk are damaged") from None
         symbols = np.zeros(shape, np.int32)
         for frame in symbols:
-            steps = self.predictions(frame.shape, past)
+            steps = self.predictions(frame.shape, past, None)
             where, guess = next(steps)
             while True:
-                frame[where] = guess.symbols + self.decode_residuals(coder, guess)
+                residuals = self.decode_residuals(coder, guess)
+                if on_step is not None:
+                    on_step((where, guess, residuals))
+                values = guess.symbols + residuals
+                if not isinstance(where, Beside):
+                    frame[where] = values
                 try:
-                    where, guess = steps.send(frame[where])
+                    where, guess = steps.send(values)
                 except StopIteration:
                     break
             if np.abs(frame).max() > MAX_SYMBOL:
@@ -198,16 +223,23 @@ class ResidualCoder(ABC):
             values[escaped] = coder.decode(self.raw, count) - RAW_CENTER
         return values.reshape(guess.tables.shape) * guess.signs
 
-    def measure(self, symbols: np.ndarray, past: Past) -> np.ndarray:
-        """float64 (C,): bits of the symbols of each channel, as the tables say."""
-        return self.bits_by_channel(self.exactly(symbols, past))
+    def unpack(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> Plan:
+        """What `data` holds, with all its steps."""
+        steps: list[Step] = []
+        return Plan(self.decode(data, shape, past, steps.append), steps)
 
     def bits_by_channel(self, plan: Plan) -> np.ndarray:
-        """float64 (C,): what packing a plan will take, but for some bytes."""
+        """float64 (C,): what packing a plan will take, but for some bytes; all share what lies beside."""
         bits = np.zeros(plan.symbols.shape[1:])
+        beside = 0.0
         for where, guess, residuals in plan.steps:
-            bits[where] += self.bits_of(guess, residuals)
-        return bits.sum(axis=(1, 2))
+            spent = self.bits_of(guess, residuals)
+            if isinstance(where, Beside):
+                beside += spent.sum()
+            else:
+                bits[where] += spent
+        total: np.ndarray = bits.sum(axis=(1, 2)) + beside / len(bits)
+        return total
 
     def bits_of(self, guess: Prediction, residuals: np.ndarray) -> np.ndarray:
         """Bits of each residual of a step."""

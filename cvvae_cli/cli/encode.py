@@ -37,7 +37,7 @@ def encode(
     ] = None,
     quality: Annotated[
         float | None,
-        typer.Option("--quality", "-q", help="From 1 (small) to 10 (good), in tenths; 3.5 by default."),
+        typer.Option("--quality", "-q", help="From 1 (small) to 10 (good), in tenths; 4 by default."),
     ] = None,
     target_bpp: Annotated[
         float | None, typer.Option(min=0, help="Choose the best quality within these bits per pixel.")

@@ -121,6 +121,15 @@ MODELS: dict[str, ModelSpec] = {
         default_level=35,  # 0.039 bits per pixel on average (`make evaluate`)
         scaling_factor=0.34,  # one over the deviation of its latents on training clips
     ),
+    "compact-4": compact_spec(
+        "compact-4",
+        "f8bcf7bbdca4d3c350f53a09e6df979133fe8e6e627afd84af18b38a0f8e6ecb",
+        coder="prior-2",
+        period=12,
+        levels=(10, 100),
+        default_level=40,  # 0.040 bits per pixel on average (`make evaluate`)
+        scaling_factor=0.34,  # one over the deviation of its latents on training clips
+    ),
     "compact-flux2-1": compact_spec(  # latents that the image VAE of FLUX.2 understands
         "compact-flux2-1",
         "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18",
@@ -156,7 +165,7 @@ MODELS: dict[str, ModelSpec] = {
         default_level=50,
     ),
 }
-ALIASES = {"compact": "compact-3", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-4", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:
@@ -192,13 +201,14 @@ def spec_of_file(path: Path) -> ModelSpec:
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
         raise WeightsError(f"{path} is no export of `cvvae train`") from None
     has_coder = "quantizer.log_gain" in names
+    prior = "prior-2" if "motion.picture" in names else "prior-1"
     return replace(
-        MODELS["compact-3"],
+        MODELS["compact-4"],
         name=metadata.get("model", path.stem),
         geometry=LatentGeometry(config.latent_channels, frames=4, pixels=8),
         weights_file=str(path.resolve()),
         weights_sha256=hashlib.sha256(data).hexdigest(),
-        coder="prior-1" if has_coder else "exact-bf16",
+        coder=prior if has_coder else "exact-bf16",
         period=12 if has_coder else 4,
         levels=(10, 100) if has_coder else None,
         default_level=30 if has_coder else None,

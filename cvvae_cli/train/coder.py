@@ -14,7 +14,8 @@ from cvvae_cli.models.registry import Weights, find_model_or_file
 from cvvae_cli.train.config import TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise, principal_components, psnr_of_mse
 from cvvae_cli.train.losses import add_noise, lambda_of, rate_distortion, round_through
-from cvvae_cli.train.prior import ANCHORS, LatentPrior, interpolate, logistic_bits
+from cvvae_cli.train.prior import ANCHORS, LatentPrior, Levels, logistic_bits
+from cvvae_cli.train.sharpen import sharpen
 from cvvae_cli.train.trainee import Figures, Trainee, autocast_for
 
 EVALUATION_LEVELS = (0.0, 0.5, 1.0)
@@ -39,14 +40,6 @@ class Coder(Trainee):
             self.prior.scale_kind[0] = 0.7
             self.prior.scale_level.copy_(0.7 * self.log_gain)
 
-    def gain(self, level: Tensor) -> Tensor:
-        """(B,) in [0, 1] → symbols per unit of a latent, (B, C, 1, 1, 1)."""
-        return interpolate(self.log_gain, level).exp()[:, :, None, None, None]
-
-    def step(self, level: Tensor) -> Tensor:
-        """(B,) in [0, 1] → units of a latent per symbol, (B, C, 1, 1, 1)."""
-        return interpolate(self.log_step, level).exp()[:, :, None, None, None]
-
     def parameter_groups(self) -> list[dict[str, Any]]:
         schedule = self.config.schedule
         linear = [p for n, p in self.autoencoder.named_parameters() if n.startswith("linear")]
@@ -55,25 +48,40 @@ class Coder(Trainee):
         return [
             {"params": network, "lr": schedule.learning_rate},
             {"params": linear, "lr": schedule.linear_learning_rate},
-            {"params": list(self.prior.parameters()), "lr": schedule.prior_learning_rate},
+            *self.prior.groups(schedule.prior_learning_rate),
             {"params": levels, "lr": schedule.level_learning_rate, "weight_decay": 0.0},
         ]
 
     def start(self, sampler: ClipSampler) -> None:
         start_compact(self.autoencoder, self.config, sampler)
+        self.prior.motion.start(self.autoencoder, sampler)
+        if self.config.start is None:
+            return
+        arrays = Weights(find_model_or_file(self.config.start)).arrays
+        if "quantizer.log_gain" in arrays:  # it has levels: the prior first learns what their symbols are
+            for name, anchors in (("log_gain", self.log_gain), ("log_step", self.log_step)):
+                anchors.data.copy_(torch.from_numpy(arrays[f"quantizer.{name}"]))
+            gains = self.log_gain.detach(), self.log_step.detach()
+            sharpen(self.prior, self.autoencoder, *gains, sampler, self.config.sharpen)
+
+    def levels(self, place: Tensor) -> Levels:
+        """Gains and steps at levels (B,) in [0, 1]."""
+        return Levels.at(place, self.log_gain, self.log_step)
 
     def loss(self, video: Tensor, noise: SampleNoise, step: int) -> tuple[Tensor, Figures]:
         objective = self.config.objective
-        level = noise.uniform()
+        levels = self.levels(noise.uniform())
         with autocast_for(video.device):
-            scaled = self.autoencoder.encode(video).float() * self.gain(level)
+            latents = self.autoencoder.encode(video).float()
+            scaled = latents * levels.gain
             rounded = round_through(scaled)
-            mean, log_scale = self.prior(rounded, level)
-            decoded = self.autoencoder.decode(rounded * self.step(level))
+            vectors = self.prior.motion.vectors(latents)
+            mean, log_scale = self.prior(rounded, vectors, levels)
+            decoded = self.autoencoder.decode(rounded * levels.step)
         noisy = add_noise(scaled, noise.uniform(*scaled.shape[1:]))
         bits = logistic_bits(noisy, mean.float(), log_scale.float())
         rate, mse = rate_distortion(video, decoded, bits, objective)
-        weight = lambda_of(level, objective)
+        weight = lambda_of(levels.place, objective)
         losses = (weight * 255**2 * mse + rate) * (objective.highest_lambda / weight).sqrt()
         return losses.mean(), {"mse": mse.mean().item(), "bits_per_pixel": rate.mean().item()}
 
@@ -84,11 +92,12 @@ class Coder(Trainee):
         return {str(level): self._figures_of_level(video, latents, level) for level in EVALUATION_LEVELS}
 
     def _figures_of_level(self, video: Tensor, latents: Tensor, level: float) -> Figures:
-        levels = torch.tensor([level], device=video.device)
-        symbols = (latents * self.gain(levels)).round()
+        levels = self.levels(torch.tensor([level], device=video.device))
+        symbols = (latents * levels.gain).round()
         with autocast_for(video.device):
-            mean, log_scale = self.prior(symbols, levels)
-            decoded = self.autoencoder.decode(symbols * self.step(levels)).float().clamp(-1, 1)
+            vectors = self.prior.motion.vectors(latents)
+            mean, log_scale = self.prior(symbols, vectors, levels)
+            decoded = self.autoencoder.decode(symbols * levels.step).float().clamp(-1, 1)
         bits = logistic_bits(symbols, mean.float(), log_scale.float())
         pixels = video.shape[2] * video.shape[3] * video.shape[4]
         mse = (video - decoded).square().mean().item()

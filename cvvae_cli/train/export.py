@@ -20,7 +20,8 @@ from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import TrainConfig
 from cvvae_cli.train.data import ClipSampler, find_sources
 from cvvae_cli.train.latents import LatentTrainee
-from cvvae_cli.train.prior import Rounder, fit_frequencies, interpolate
+from cvvae_cli.train.motion import rounded_motion
+from cvvae_cli.train.prior import Levels, Rounder, fit_frequencies, interpolate
 from cvvae_cli.train.sharpen import sharpen
 from cvvae_cli.train.trainee import Trainee
 from cvvae_cli.train.turn import turned
@@ -41,16 +42,22 @@ def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = 
     """Write `path`; the coder's integers are made with the rounded weights that are written."""
     network = to_stored_precision(coder.autoencoder)
     coder = with_levels_up_to(config.objective.highest_quality, coder)
-    prior, log_gain = coder.prior.requires_grad_(True), coder.log_gain.detach()
+    prior, log_gain, log_step = (
+        coder.prior.requires_grad_(True),
+        coder.log_gain.detach(),
+        coder.log_step.detach(),
+    )
     sampler = ClipSampler(find_sources(config.data.folders, config.data.exclude), config.data, config.seed)
-    sharpen(prior, network, log_gain, sampler, config.sharpen)
-    samples = list(training_symbols(network, log_gain, sampler, clips))
+    sharpen(prior, network, log_gain, log_step, sampler, config.sharpen)
+    samples = list(training_symbols(network, log_gain, log_step, sampler, clips))
     rounder = Rounder(prior)
-    for symbols, level in samples[: len(samples) // 2]:
-        rounder.measure(symbols, level)
-    listed = [(s[0].permute(1, 0, 2, 3).int().numpy(), level_number(level)) for s, level in samples]
-    tables = fit_frequencies(rounder.tables(), listed, period=TABLE_FRAMES)
-    arrays = network_arrays(network) | tables.to_tensors()
+    for symbols, levels in samples[: len(samples) // 2]:
+        rounder.measure(symbols, levels)
+    every = Levels.at(torch.linspace(0, 1, LAST_LEVEL - FIRST_LEVEL + 1), log_gain, log_step)
+    motion = rounded_motion(prior.motion, every.gain.flatten(1), every.step.flatten(1))
+    listed = [(s[0].permute(1, 0, 2, 3).int().numpy(), level_number(levels.place)) for s, levels in samples]
+    tables = fit_frequencies(rounder.tables(), motion, listed, period=TABLE_FRAMES)
+    arrays = network_arrays(network) | tables.to_tensors() | motion.to_tensors()
     arrays["quantizer.log_gain"] = coder.log_gain.detach().numpy()
     arrays["quantizer.log_step"] = coder.log_step.detach().numpy()
     write(path, arrays, config, network.config.to_dict())
@@ -115,14 +122,13 @@ def to_stored_precision(network: Compact) -> Compact:
 
 @torch.inference_mode()
 def training_symbols(
-    network: Compact, log_gain: Tensor, sampler: ClipSampler, clips: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+    network: Compact, log_gain: Tensor, log_step: Tensor, sampler: ClipSampler, clips: int
+) -> Iterator[tuple[Tensor, Levels]]:
     """Symbols (1, C, t, h, w) of training clips, larger and longer than those of training; their levels."""
     for number in range(clips):
         video = sampler.batch(FIRST_STEP + number, 1, TABLE_FRAMES, TABLE_SIZE)
-        level = torch.tensor([number % TABLE_LEVELS / (TABLE_LEVELS - 1)])
-        gain = interpolate(log_gain, level).exp()[:, :, None, None, None]
-        yield (network.encode(video) * gain).round(), level
+        levels = Levels.at(torch.tensor([number % TABLE_LEVELS / (TABLE_LEVELS - 1)]), log_gain, log_step)
+        yield (network.encode(video) * levels.gain).round(), levels
 
 
 def without_paths(config: TrainConfig) -> dict[str, object]:

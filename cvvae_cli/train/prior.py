@@ -1,8 +1,9 @@
-"""The prior of `prior-1` in floats, as training shapes it, and its rounding to integers."""
+"""The prior of `prior-2` in floats, as training shapes it, and its rounding to integers."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cvvae_cli.bitstream.context import PASSES
-from cvvae_cli.bitstream.prior import FEATURES, LARGEST, TAPS, PriorCoder, PriorTables
+from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, MotionCoder, MotionTables
+from cvvae_cli.bitstream.prior import FEATURES, LARGEST, TAPS, PriorTables
 from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES, PROBABILITY_BITS, values_of
+from cvvae_cli.bitstream.vectors import still
+from cvvae_cli.train.motion import MotionPrediction
 from cvvae_cli.train.tables import as_frequencies
 
 ANCHORS = 4  # levels with parameters of their own; those between are interpolated
@@ -21,8 +25,11 @@ GATE_STEPS = 16
 FIRST_GATE = 1.0  # logit of the temporal mean's share, before training
 SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE, BINS_PER_NEPER = -4.0, 5.0, 6
 BINS = round((LARGEST_LOG_SCALE - SMALLEST_LOG_SCALE) * BINS_PER_NEPER)
+TABLES = BINS * PHASES + VECTOR_TABLES
+VECTOR_SPREAD = 4.0  # in pixels, of the pseudo-counts of a table of vectors
 EXACT = 2**24 - 1  # the largest sum that single precision holds exactly in any order
 MIN_LIKELIHOOD = 1e-6
+MOTION_RATE = 0.1  # of the learning rate
 SMOOTHING = 0.5  # pseudo-counts of a table, spread like a logistic of the bin's own scale
 
 
@@ -32,6 +39,21 @@ def interpolate(anchors: Tensor, level: Tensor) -> Tensor:
     low = place.floor().clamp(max=len(anchors) - 2).long()
     part = (place - low)[:, None]
     return anchors[low] * (1 - part) + anchors[low + 1] * part
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Quality levels of the samples of a batch."""
+
+    place: Tensor  # (B,) in [0, 1]
+    gain: Tensor  # (B, C, 1, 1, 1), symbols per unit of a latent
+    step: Tensor  # (B, C, 1, 1, 1), units of a latent per symbol
+
+    @classmethod
+    def at(cls, place: Tensor, log_gain: Tensor, log_step: Tensor) -> Levels:
+        """Between the anchors (A, C) of the logarithms."""
+        gain, step = (interpolate(a, place).exp()[:, :, None, None, None] for a in (log_gain, log_step))
+        return cls(place, gain, step)
 
 
 class PassNetwork(nn.Module):
@@ -48,11 +70,12 @@ class PassNetwork(nn.Module):
 
 
 class LatentPrior(nn.Module):
-    """Mean and log scale of a logistic for every symbol. bitstream/prior.py is its integer twin."""
+    """Mean and log scale of a logistic for every symbol. bitstream/motion.py is its integer twin."""
 
     def __init__(self, channels: int, width: int = 96) -> None:
         super().__init__()
         self.channels = channels
+        self.motion = MotionPrediction(channels)
         self.kind = nn.Parameter(torch.zeros(3, width))
         self.level = nn.Parameter(torch.zeros(ANCHORS, width))
         self.conv1 = nn.Conv2d(2 * channels, width, 3, padding=1)
@@ -66,19 +89,18 @@ class LatentPrior(nn.Module):
         linear[2:, 1, :, 5:7] = 0.25
         self.linear = nn.Parameter(linear)
 
-    def forward(self, symbols: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Symbols (B, C, t, h, w) from the start of a period, levels (B,) in [0, 1] → both alike."""
+    def forward(self, symbols: Tensor, vectors: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+        """Of symbols (B, C, t, h, w) from the start of a period; vectors are (B, t - 1, 2, rows, columns)."""
         b, c, t, h, w = symbols.shape
 
         def frames(x: Tensor) -> Tensor:
-            return x.transpose(1, 2).reshape(b * t, c, h, w)
+            return x.transpose(1, 2).flatten(0, 1)
 
         nothing = torch.zeros_like(symbols[:, :, :1])
-        before = torch.cat([nothing, symbols[:, :, :-1]], 2)
-        earlier = torch.cat([nothing, symbols[:, :, :1], symbols[:, :, :-2]], 2)[:, :, :t]
-        x, p, q = frames(symbols), frames(before), frames(earlier)
+        earlier = torch.cat([nothing, symbols[:, :, :-1]], 2)
+        x, p, q = frames(symbols), frames(self.expected(symbols, vectors, levels)), frames(earlier)
         kinds = torch.arange(t, device=x.device).clamp(max=2).repeat(b)
-        trunk, spread = self.temporal(p, q, kinds, level.repeat_interleave(t))
+        trunk, spread = self.temporal(p, q, kinds, levels.place.repeat_interleave(t))
         features = [p, *around(p), q]
         means, scales, known = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x[:1, :1])
         for index, start in enumerate(PASSES):
@@ -92,6 +114,28 @@ class LatentPrior(nn.Module):
             return y.reshape(b, t, c, h, w).transpose(1, 2)
 
         return back(means), back(scales)
+
+    def groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Parameters with their learning rates. What starts from least squares moves slower."""
+        motion = list(self.motion.parameters())
+        own = {id(p) for p in motion}
+        others = [p for p in self.parameters() if id(p) not in own]
+        return [
+            {"params": others, "lr": learning_rate},
+            {"params": motion, "lr": MOTION_RATE * learning_rate},
+        ]
+
+    def expected(self, symbols: Tensor, vectors: Tensor, levels: Levels) -> Tensor:
+        """What each latent frame would be by the one before and motion alone; zeros for the first."""
+        b, c, t, h, w = symbols.shape
+        if t == 1:
+            return torch.zeros_like(symbols)
+        before = symbols[:, :, :-1]
+        latents = (before * levels.step).transpose(1, 2).flatten(0, 1)
+        moved = self.motion(latents, vectors.flatten(0, 1)).view(b, t - 1, c, h, w).transpose(1, 2)
+        rests = still(vectors.flatten(0, 1), h, w).view(b, 1, t - 1, h, w)
+        expected = torch.where(rests, before, moved * levels.gain)
+        return torch.cat([torch.zeros_like(symbols[:, :, :1]), expected], 2)
 
     def temporal(self, p: Tensor, q: Tensor, kinds: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Activations from the two frames before, and the part of the log scale that no pixel changes."""
@@ -151,13 +195,13 @@ class Rounder:
         self.ranges: dict[str, Tensor] = {}
 
     @torch.inference_mode()
-    def measure(self, symbols: Tensor, level: Tensor) -> None:
+    def measure(self, symbols: Tensor, levels: Levels) -> None:
         """Note the largest activations of each channel."""
         hooks = [
             layer.register_forward_pre_hook(lambda _, x, name=name: self._note(name, x[0]))
             for name, layer in self._inputs()
         ]
-        self.prior(symbols, level)
+        self.prior(symbols, self.prior.motion.vectors(symbols * levels.step), levels)
         for hook in hooks:
             hook.remove()
 
@@ -187,7 +231,7 @@ class Rounder:
             parts.append(self._round_pass(index, head, unit, shifts, biases))
         gate = np.arange(-128, 128) / GATE_STEPS + FIRST_GATE
         return PriorTables(
-            compress=np.minimum(np.rint(COMPRESS_STEPS * np.arcsinh(np.arange(1450))), 127).astype(np.int16),
+            compress=compressing(),
             embed=embed_q.astype(np.int32),
             conv1=conv1[0].astype(np.int16),
             conv2=conv2[0].astype(np.int16),
@@ -202,7 +246,7 @@ class Rounder:
             head_shift=np.stack([p["head_shift"] for p in parts]).astype(np.uint8),
             gate=np.rint(256 / (1 + np.exp(-gate))).astype(np.int16),
             linear=np.rint(w(prior.linear) * 4096).astype(np.int32),
-            frequencies=np.full((BINS * PHASES, ALPHABET), 2**PROBABILITY_BITS // ALPHABET, np.int32),
+            frequencies=np.full((TABLES, ALPHABET), 2**PROBABILITY_BITS // ALPHABET, np.int32),
         )
 
     def _round_pass(
@@ -250,6 +294,12 @@ class Rounder:
         }
 
 
+def compressing() -> np.ndarray:
+    """int16: the inverse hyperbolic sine of fractions of a cell, up to the largest result."""
+    cells = np.arange(1450 << FRACTION) / (1 << FRACTION)
+    return np.minimum(np.rint(COMPRESS_STEPS * np.arcsinh(cells)), COMPRESS_LARGEST).astype(np.int16)
+
+
 def weights_of(parameter: Tensor | None) -> np.ndarray:
     assert parameter is not None
     values: np.ndarray = parameter.detach().double().cpu().numpy()
@@ -286,11 +336,13 @@ def rounded(
         shift = shift - too_large
 
 
-def fit_frequencies(tables: PriorTables, clips: list[tuple[np.ndarray, int]], period: int) -> PriorTables:
+def fit_frequencies(
+    tables: PriorTables, motion: MotionTables, clips: list[tuple[np.ndarray, int]], period: int
+) -> PriorTables:
     """The tables with frequencies from symbols: (t, C, h, w) and the level of each clip, from frame 0 on."""
-    counts = np.zeros((BINS * PHASES, ALPHABET))
+    counts = np.zeros((TABLES, ALPHABET))
     for symbols, level in clips:
-        coder = PriorCoder(tables, level)
+        coder = MotionCoder(tables, motion, level)
         for first in range(0, len(symbols), period):
             for _, guess, residuals in coder.exactly(symbols[first : first + period], ()).steps:
                 flat = guess.tables.ravel().astype(np.int64) * ALPHABET + values_of(guess, residuals).ravel()
@@ -303,9 +355,12 @@ def frequencies_of(counts: np.ndarray) -> np.ndarray:
     values = np.arange(ALPHABET - 1) - CENTER
     rows = []
     for number, histogram in enumerate(counts):
-        log_scale = number // PHASES / BINS_PER_NEPER + SMALLEST_LOG_SCALE
-        center = (number % PHASES + 0.5) / (2 * PHASES)
-        spread = np.exp(max(log_scale, -1.5))
+        if number < BINS * PHASES:
+            log_scale = number // PHASES / BINS_PER_NEPER + SMALLEST_LOG_SCALE
+            center = (number % PHASES + 0.5) / (2 * PHASES)
+            spread = np.exp(max(log_scale, -1.5))
+        else:
+            center, spread = 0.0, VECTOR_SPREAD
         expected = np.append(1 / np.cosh((values - center) / (2 * spread)) ** 2, 0)
         expected = expected / expected.sum()
         expected[ESCAPE] = 1e-6

@@ -14,28 +14,37 @@ from cvvae_cli.models.compact import Compact
 from cvvae_cli.train.config import SharpenSection
 from cvvae_cli.train.data import ClipSampler
 from cvvae_cli.train.losses import mean_after_first
-from cvvae_cli.train.prior import LatentPrior, interpolate, logistic_bits
+from cvvae_cli.train.prior import LatentPrior, Levels, logistic_bits
 
 FIRST_STEP = 20_000_000  # samples that no training step has seen, from the same clips
 
 
 def sharpen(
-    prior: LatentPrior, network: Compact, log_gain: Tensor, sampler: ClipSampler, section: SharpenSection
+    prior: LatentPrior,
+    network: Compact,
+    log_gain: Tensor,
+    log_step: Tensor,
+    sampler: ClipSampler,
+    section: SharpenSection,
 ) -> None:
     """Train `prior` in place on symbols of `network` at random levels; rates of all levels weigh alike."""
-    latents = [encode_sample(network, sampler, number, section) for number in range(section.clips)]
-    optimizer = torch.optim.AdamW(prior.parameters(), lr=section.learning_rate, betas=(0.9, 0.98))
+    samples = [encode_sample(prior, network, sampler, number, section) for number in range(section.clips)]
+    optimizer = torch.optim.AdamW(
+        prior.groups(section.learning_rate), lr=section.learning_rate, betas=(0.9, 0.98)
+    )
+    rates = [group["lr"] for group in optimizer.param_groups]
     for step in range(section.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = section.learning_rate * 0.5 * (1 + math.cos(math.pi * step / section.steps))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / section.steps))
         torch.manual_seed(step)
-        chosen = torch.randint(len(latents), (section.batch,)).tolist()
-        level = torch.rand(section.batch)
-        scaled = torch.cat([latents[i] for i in chosen]).float()
-        scaled = scaled * interpolate(log_gain, level).exp()[:, :, None, None, None]
+        chosen = [samples[i] for i in torch.randint(len(samples), (section.batch,)).tolist()]
+        latents, vectors = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+        levels = Levels.at(torch.rand(section.batch), log_gain, log_step)
+        scaled = latents.float() * levels.gain
         # a little noise before rounding: the same clips give ever new symbols
         symbols = (scaled + section.jitter * (torch.rand_like(scaled) - 0.5)).round()
-        bits = logistic_bits(symbols, *prior(symbols, level)).sum(1).mean((2, 3))  # (B, t) of a position
+        estimate = prior(symbols, vectors.long(), levels)
+        bits = logistic_bits(symbols, *estimate).sum(1).mean((2, 3))  # (B, t) of a position
         weighted = (bits[:, 0] + (section.period - 1) * mean_after_first(bits)) / section.period
         loss = (weighted / weighted.detach()).mean()
         loss.backward()
@@ -45,5 +54,9 @@ def sharpen(
 
 
 @torch.inference_mode()
-def encode_sample(network: Compact, sampler: ClipSampler, number: int, section: SharpenSection) -> Tensor:
-    return network.encode(sampler.batch(FIRST_STEP + number, 1, section.frames, section.size)).half()
+def encode_sample(
+    prior: LatentPrior, network: Compact, sampler: ClipSampler, number: int, section: SharpenSection
+) -> tuple[Tensor, Tensor]:
+    """Latents of a clip, and how they move."""
+    latents = network.encode(sampler.batch(FIRST_STEP + number, 1, section.frames, section.size))
+    return latents.half(), prior.motion.vectors(latents).to(torch.int8)

@@ -25,7 +25,7 @@ else:
     print(hashlib.sha256(symbols.tobytes()).hexdigest())
 """
 GOLDEN = Path(__file__).parent.parent / "golden"
-CODERS = {"context-1": ("tiny-1", 0), "prior-1": ("tiny-2", 85)}
+CODERS = {"context-1": ("tiny-1", 0), "prior-1": ("tiny-2", 85), "prior-2": ("tiny-3", 85)}
 MACHINES = {
     "one thread": {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     "two threads": {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},

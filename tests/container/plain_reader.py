@@ -31,7 +31,7 @@ def read(data, tables):
             if header["coder"].startswith("exact-"):
                 symbols |= read_exact(body[at:], header, first, count)
                 continue
-            decode_frame = {"context-1": decode_context_frame, "prior-1": decode_prior_frame}[header["coder"]]
+            decode_frame = DECODERS[header["coder"]]
             ans = Ans(struct.unpack(f"<{(len(body) - at) // 4}I", body[at:]), tables["frequencies"])
             for t in range(first, first + count):
                 past = () if t % header["period"] == 0 else past
@@ -202,19 +202,118 @@ def product(rows, inputs):
 
 
 def decode_prior_frame(ans, header, tables, past):
-    channels, h, w = latent_size(header)
-    kind, level = len(past), header["level"]
     p, q = (past[0], past[-1]) if past else ({}, {})
+    return decode_passes(ans, header, tables, len(past), p, q, 0, len(tables["frequencies"]) // 3)
+
+
+def decode_motion_frame(ans, header, tables, past):
+    p, q = {}, past[0] if past else {}
+    if past:
+        vectors = decode_vectors(ans, header, len(tables["frequencies"]) - 11)
+        p = expected(header, {k[7:]: v for k, v in tables.items() if k.startswith("motion.")}, q, vectors)
+    return decode_passes(ans, header, tables, len(past), p, q, 4, (len(tables["frequencies"]) - 11) // 3)
+
+
+DECODERS = {"context-1": decode_context_frame, "prior-1": decode_prior_frame, "prior-2": decode_motion_frame}
+
+
+def decode_vectors(ans, header, first_table):
+    """{(row, column of a block): (down, right)}"""
+    _, h, w = latent_size(header)
+    rows, columns = -(-h // 4), -(-w // 4)
+    known = {}
+    steps = [(0, 0, 16, ())]
+    for s in (8, 4, 2, 1):
+        steps.append((s, s, 2 * s, ((-s, -s), (-s, s), (s, -s), (s, s))))
+        steps.append((s, 0, 2 * s, ((-s, 0), (s, 0), (0, -s), (0, s))))
+        steps.append((0, s, 2 * s, ((0, -s), (0, s), (-s, 0), (s, 0))))
+    for top, left, stride, neighbours in steps:
+        guesses = []
+        places = [(y, x) for y in range(top, rows, stride) for x in range(left, columns, stride)]
+        for part in (0, 1):
+            for y, x in places:
+                if not neighbours:
+                    guesses.append(((part, y, x), 0, first_table + 10))
+                    continue
+                near = [known.get((y + a, x + b)) for a, b in neighbours]
+                near = [vector or near[0] for vector in near]
+                spreads = [max(n[k] for n in near) - min(n[k] for n in near) for k in (0, 1)]
+                values = [vector[part] for vector in near]
+                middle = (sum(values) - min(values) - max(values)) >> 1
+                table = 2 * sum(limit < spreads[part] for limit in (0, 2, 8, 24)) + (spreads[1 - part] != 0)
+                guesses.append(((part, y, x), middle, first_table + table))
+        found = {}
+        coded = {place: ans.symbol(table) for place, _, table in sorted(guesses, key=lambda g: g[2])}
+        for place, middle, _ in guesses:
+            found[place] = middle + (coded[place] - 127 if coded[place] != 255 else ans.raw() - 65536)
+        known |= {(y, x): (found[0, y, x], found[1, y, x]) for y, x in places}
+    return known
+
+
+def expected(header, motion, before, vectors):
+    """A latent frame by the one before and its motion alone, in 1/16: {(channel, row, column): int}."""
+    channels, h, w = latent_size(header)
+    step, gain = (motion[name][header["level"] - 10] for name in ("step", "gain"))
+
+    def shifted(total, n):
+        return (total + (1 << n >> 1)) >> n
+
+    planes = {}  # (plane, row, column): int
+    for y in range(h):
+        for x in range(w):
+            total = list(motion["picture_bias"])
+            for number in range(9):
+                at = y + number // 3 - 1, x + number % 3 - 1
+                if (0, *at) in before:
+                    near = [before[c, *at] * step[c] for c in range(channels)]
+                    more = product(motion["picture"][number], near)
+                    total = [a + b for a, b in zip(total, more, strict=True)]
+            pixels = [max(-32767, min(32767, shifted(t, motion["shift"][0]))) for t in total]
+            for number, value in enumerate(pixels[:64]):
+                planes[0, 8 * y + number // 8, 8 * x + number % 8] = value
+            for number, value in enumerate(pixels[64:]):
+                planes[1 + number // 16, 4 * y + number % 16 // 4, 4 * x + number % 4] = value
+    out = {}
+    for y in range(h):
+        for x in range(w):
+            down, right = vectors[y // 4, x // 4]
+            if (down, right) == (0, 0):
+                for c in range(channels):
+                    out[c, y, x] = max(-32767, min(32767, 16 * before[c, y, x]))
+                continue
+            numbers = []
+            for kinds, size in (((0,), 8), ((1, 2), 4)):
+                for k in (1, 2, 3, 4):
+                    half = 8 // size
+                    a, b = (((v * k + 2 * half) // (4 * half)) for v in (down, right))
+                    for plane in kinds:
+                        for j in range(size):
+                            for i in range(size):
+                                row = max(0, min(size * h - 1, size * y + j - a))
+                                column = max(0, min(size * w - 1, size * x + i - b))
+                                numbers.append(planes[plane, row, column])
+            totals = product(motion["latents"], numbers)
+            for c in range(channels):
+                z = shifted(totals[c] + motion["latents_bias"][c], motion["shift"][1])
+                z = max(-(2**24 - 1), min(2**24 - 1, z))
+                out[c, y, x] = max(-32767, min(32767, (z * gain[c] + (1 << 23)) >> 24))
+    return out
+
+
+def decode_passes(ans, header, tables, kind, p, q, fraction, bins):
+    """A frame by the network, with P in 2^-fraction of a cell."""
+    channels, h, w = latent_size(header)
+    level = header["level"]
     frame = {}
 
     def squeezed(symbol):
         size = tables["compress"][min(abs(symbol), len(tables["compress"]) - 1)]
         return size if symbol >= 0 else -size
 
-    def view(one, other, y, x):
+    def view(one, finer, other, coarser, y, x):
         """Compressed values of a place, and of their difference to another frame."""
-        here = [one.get((c, y, x), 0) for c in range(channels)]
-        there = [other.get((c, y, x), 0) for c in range(channels)]
+        here = [one.get((c, y, x), 0) << finer for c in range(channels)]
+        there = [other.get((c, y, x), 0) << coarser for c in range(channels)]
         return [*map(squeezed, here), *(squeezed(a - b) for a, b in zip(here, there, strict=True))]
 
     def convolved(weights, source, outside):
@@ -229,7 +328,7 @@ def decode_prior_frame(ans, header, tables, past):
         return out
 
     places = [(y, x) for y in range(h) for x in range(w)]
-    seen = {(y, x): view(p, q, y, x) for y, x in places}
+    seen = {(y, x): view(p, 0, q, fraction, y, x) for y, x in places}
     embed = level_row(tables["embed"], kind, level)
     first = convolved(tables["conv1"], seen, [0] * 2 * channels)
     first = {at: active(map(sum, zip(s, embed, strict=True)), tables["shift"][0]) for at, s in first.items()}
@@ -249,7 +348,7 @@ def decode_prior_frame(ans, header, tables, past):
                 total = product(tables["trunk"][index], trunk[y, x])
                 for number, (dy, dx) in enumerate(taps[index]):
                     if (0, y + dy, x + dx) in frame:
-                        near = view(frame, p, y + dy, x + dx)
+                        near = view(frame, fraction, p, 0, y + dy, x + dx)
                         more = product(tables["known"][index][number], near)
                         total = [a + b for a, b in zip(total, more, strict=True)]
                 total = map(sum, zip(total, bias[1 + 2 * index], strict=True))
@@ -264,7 +363,6 @@ def decode_prior_frame(ans, header, tables, past):
                     n = shifts[c]
                     share = tables["gate"][max(-128, min(127, (gate + (1 << n >> 1)) >> n)) + 128]
                     n = shifts[2 * channels + c]
-                    bins = len(tables["frequencies"]) // 3
                     number = max(0, min(bins - 1, (spread + spreads[index][c] + (1 << n >> 1)) >> n))
                     features = [p.get((c, y, x), 0)]
                     features += [
@@ -274,7 +372,10 @@ def decode_prior_frame(ans, header, tables, past):
                     features += [
                         sum(frame.get((c, y + a, x + b), 0) for a, b in n) for n in (row, column, corners)
                     ]
-                    one, two = (dot(tables["linear"][index][k][c], [*features, 1]) for k in (0, 1))
+                    one, two = (
+                        (dot(weights[:4], features[:4]) >> fraction) + dot(weights[4:], [*features[4:], 1])
+                        for weights in (tables["linear"][index][k][c] for k in (0, 1))
+                    )
                     mean = (share * one + (256 - share) * two) // 256
                     mean += (change << 12) >> shifts[channels + c]
                     guesses.append(((c, y, x), mean, number))

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.container.writer import CvlWriter
 from cvvae_cli.engine.device import choose_placement
 from cvvae_cli.engine.stream import Engine
+from cvvae_cli.latents import read_latents
 from cvvae_cli.metrics import MetricOptions
 from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.options import EncodeOptions
@@ -46,31 +48,40 @@ def bench(data: Path, model: str) -> dict[str, Any]:
     return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 
-def rounding_loss(data: Path, model: str) -> float:
-    """PSNR that the highest quality loses against latents that are not rounded, in dB."""
+def rounding_loss(data: Path, model: str) -> tuple[float, float]:
+    """PSNR that the highest quality loses against latents that are not rounded, in dB.
+
+    First against those of the very level, gain times step; then against those of `--exact fp32`.
+    """
     spec = find_model(model)
     weights = Weights(spec)
     engine = Engine(spec, weights.build, choose_placement())
+    gain, step = weights.gain_and_step(spec.levels[1])
+    scaled = (gain * step)[:, None, None, None]
     losses = []
     for source in find_clips(str(data / "eval" / "video")):
         clip = Clip(source, Protocol(frames=FRAMES, resize=SIZE))
-        values = []
-        for options in (EncodeOptions(exact="fp32"), EncodeOptions(quality=10)):
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "clip.cvl"
+        found = []
+        with tempfile.TemporaryDirectory() as folder:
+            for options in (EncodeOptions(quality=10), EncodeOptions(exact="fp32")):
+                path = Path(folder) / f"{options.exact}.cvl"
                 header = codec.header_for(clip, None, NOTHING_BESIDE, engine, weights, options)
                 cvl = CvlWriter(path.open("wb"), header)
                 for _ in codec.write_cvl(cvl, clip, NOTHING_BESIDE, engine, weights):
                     pass
-                with open_cvl(path) as written:
-                    frames = codec.decode_frames(written, weights, engine)
-                    found = measure(in_step(clip, frames), ["psnr_db"], MetricOptions())
-            values.append(found.values["psnr_db"] or 0.0)
-        losses.append(values[0] - values[1])
-    return float(np.mean(losses))
+                for factor in (scaled, 1.0) if options.exact else (1.0,):
+                    with open_cvl(path) as written:
+                        chunks = read_latents(written, weights)
+                        chunks = (replace(chunk, latents=chunk.latents * factor) for chunk in chunks)
+                        frames = engine.decode_stream(chunks, *written.header.size)
+                        psnr = measure(in_step(clip, frames), ["psnr_db"], MetricOptions()).values["psnr_db"]
+                    found.append(psnr or 0.0)
+        losses.append([found[1] - found[0], found[2] - found[0]])
+    of_level, as_they_are = np.mean(losses, axis=0)
+    return float(of_level), float(as_they_are)
 
 
-def card(found: dict[str, Any], model: str, loss: float) -> str:
+def card(found: dict[str, Any], model: str, losses: tuple[float, float]) -> str:
     """The tables of the model card."""
     rows, means = found["rows"], found["summary"]["means"]
     clips = list(dict.fromkeys(row["clip"] for row in rows))
@@ -104,7 +115,10 @@ def card(found: dict[str, Any], model: str, loss: float) -> str:
     columns = ["PSNR / bits per pixel", "frames", *(f"quality {q}" for q in shown)]
     columns += [f"BD-rate to {PEERS[0]}", "BD-PSNR, dB"]
     tables = f"{markdown(heads, by_level)}\n\n{markdown(columns, lines)}"
-    return f"{tables}\n\nRounding costs {loss:.2f} dB at the highest quality."
+    return (
+        f"{tables}\n\nRounding costs {losses[0]:.2f} dB at the highest quality, against latents scaled as "
+        f"that level scales them; {losses[1]:.2f} dB against those of `--exact fp32`."
+    )
 
 
 def bd_cells(found: dict[str, Any], model: str, clip: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from safetensors.numpy import load_file
 from tiny import moving_picture
 
-from cvvae_cli.bitstream.prior import PriorCoder, PriorTables
+from cvvae_cli.bitstream.motion import MotionCoder
+from cvvae_cli.bitstream.prior import as_plane
+from cvvae_cli.bitstream.residuals import Beside
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import (
@@ -28,7 +31,8 @@ from cvvae_cli.train.data import ClipSampler, MemoryCache, find_sources
 from cvvae_cli.train.export import export_coder, with_levels_up_to
 from cvvae_cli.train.loop import learning_rate_factor, stage_at, train
 from cvvae_cli.train.losses import lambda_of, rate_distortion, round_through
-from cvvae_cli.train.prior import LatentPrior, Rounder, fit_frequencies, logistic_bits
+from cvvae_cli.train.motion import rounded_motion
+from cvvae_cli.train.prior import LatentPrior, Levels, Rounder, fit_frequencies, logistic_bits
 
 CPU = torch.device("cpu")
 
@@ -102,9 +106,8 @@ def test_the_exported_file_holds_all_that_a_codec_needs(config, tmp_path):
     run = train(config, tmp_path / "run", CPU, on_log=lambda _: None)
     export_coder(run.average, config, tmp_path / "w.safetensors", clips=3)
     arrays = load_file(tmp_path / "w.safetensors")
-    tables = PriorTables.from_tensors(arrays)
     symbols = np.random.default_rng(0).integers(-300, 300, (2, 4, 5, 6)).astype(np.int32)
-    coder = PriorCoder(tables, 55)
+    coder = MotionCoder.of_model(arrays, 55)
     assert np.array_equal(coder.decode(coder.encode(symbols, ()), symbols.shape, ()), symbols)
     assert arrays["quantizer.log_gain"].shape == arrays["quantizer.log_step"].shape == (4, 4)
     assert all(a.dtype == np.float16 for n, a in arrays.items() if n.startswith("network."))
@@ -197,26 +200,39 @@ def test_bits_are_those_of_a_logistic_distribution():
 
 
 def test_integers_cost_hardly_more_than_the_floats_they_come_from():
-    """A prior fitted to symbols that drift and spread: its integer twin needs the same bits within 1 %."""
+    """A prior fitted to symbols that move and drift: its integer twin needs the same bits within 1 %."""
     torch.manual_seed(0)
-    walk = torch.randn(24, 4, 9, 12, 12).cumsum(2) + 3 * torch.randn(24, 4, 1, 1, 1)
-    symbols, levels = walk.round(), torch.linspace(0, 1, 24)
+    content = 6 * torch.randn(24, 4, 12, 12) + 3 * torch.randn(24, 4, 1, 1)
+    content = torch.stack([content.roll(t // 2, 3) for t in range(9)], 2)  # every second frame moves
+    walk = content + 0.7 * torch.randn(24, 4, 9, 12, 12).cumsum(2)
+    anchors = torch.zeros(4, 4)
+    symbols, levels = walk.round(), Levels.at(torch.linspace(0, 1, 24), anchors, anchors)
     prior = LatentPrior(4, width=16)
-    optimizer = torch.optim.Adam(prior.parameters(), 5e-3)
+    vectors = prior.motion.vectors(symbols)
+    optimizer = torch.optim.Adam(prior.groups(5e-3))
     for _ in range(120):
-        logistic_bits(symbols, *prior(symbols, levels)).mean().backward()
+        logistic_bits(symbols, *prior(symbols, vectors, levels)).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
+    prior.requires_grad_(False)
     rounder = Rounder(prior)
-    rounder.measure(symbols[::2], levels[::2])
+    rounder.measure(symbols[::2], Levels.at(levels.place[::2], anchors, anchors))
+    motion = rounded_motion(prior.motion, *torch.ones(2, 91, 4))
     clips = [
-        (s.permute(1, 0, 2, 3).int().numpy(), 10 + round(90 * level))
-        for s, level in zip(symbols, levels.tolist(), strict=True)
+        (s.permute(1, 0, 2, 3).int().numpy(), 10 + round(90 * place))
+        for s, place in zip(symbols, levels.place.tolist(), strict=True)
     ]
-    tables = fit_frequencies(rounder.tables(), clips, period=9)
-    integer = sum(PriorCoder(tables, level).measure(s, ()).sum() for s, level in clips)
-    with torch.no_grad():
-        exact = logistic_bits(symbols, *prior(symbols, levels)).sum().item()
+    tables = fit_frequencies(rounder.tables(), motion, clips, period=9)
+    integer, chosen = 0.0, []
+    for clip, level in clips:
+        coder = MotionCoder(tables, motion, level)
+        planes = [as_plane(frame, torch.device("cpu")) for frame in clip]
+        chosen.append([coder.search(*pair) for pair in pairwise(planes)])
+        steps = coder.exactly(clip, ()).steps
+        integer += sum(coder.bits_of(*step[1:]).sum() for step in steps if not isinstance(step[0], Beside))
+    fields = torch.from_numpy(np.array(chosen)).long()
+    assert 0.05 < (fields == 0).all(2).float().mean() < 0.95  # some blocks move, some do not
+    exact = logistic_bits(symbols, *prior(symbols, fields, levels)).sum().item()
     assert integer < 1.01 * exact
 
 
@@ -230,8 +246,8 @@ def test_the_highest_quality_may_lie_below_the_highest_level_trained(config):
     coder = Coder(config)
     torch.nn.init.normal_(coder.log_gain)
     half = with_levels_up_to(0.5, coder)
-    assert torch.allclose(half.gain(torch.tensor([1.0])), coder.gain(torch.tensor([0.5])))
-    assert torch.equal(half.gain(torch.tensor([0.0])), coder.gain(torch.tensor([0.0])))
+    assert torch.allclose(half.levels(torch.ones(1)).gain, coder.levels(torch.tensor([0.5])).gain)
+    assert torch.equal(half.levels(torch.zeros(1)).gain, coder.levels(torch.zeros(1)).gain)
 
 
 def test_a_run_may_start_from_another_model(config, tmp_path):

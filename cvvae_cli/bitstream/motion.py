@@ -1,0 +1,232 @@
+"""`prior-2`: `prior-1` that follows motion (FORMAT.md, "prior-2").
+
+In place of the latent frame before, its network sees what is expected of the present one: where blocks move,
+a coarse picture is made of the frame before, moved by vectors that are coded with each latent frame, and
+turned into latents again. All of it in integers: products are those of float64, whose sums here stay below
+2^53 and so are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cvvae_cli.bitstream.prior import (
+    FIRST_LEVEL,
+    LAST_LEVEL,
+    PriorCoder,
+    PriorFrame,
+    PriorNetwork,
+    PriorTables,
+    as_plane,
+    convolve,
+)
+from cvvae_cli.bitstream.residuals import (
+    PHASES,
+    Beside,
+    Past,
+    Prediction,
+    Predictions,
+    Where,
+)
+from cvvae_cli.bitstream.vectors import BLOCK, CELL, FRAMES, moved, search, still
+from cvvae_cli.bitstream.vectors import LARGEST as LARGEST_VECTOR
+from cvvae_cli.errors import CorruptFileError, WeightsError
+
+HALF = CELL // 2  # of the planes of colour
+LUMA, CHROMA = CELL**2, 2 * HALF**2  # numbers of a latent position in a picture
+NUMBERS = LUMA + CHROMA
+FRACTION = 4  # bits after the point of what is expected, in cells of the quantiser
+STEP_BITS, GAIN_BITS, PIXEL_BITS, LATENT_BITS = 10, 16, 12, 12  # after the point
+LARGEST = 32_767  # of a pixel, and of what is expected
+LARGEST_LATENT = 2**24 - 1
+LEVELS = LAST_LEVEL - FIRST_LEVEL + 1
+FIRST_PRICE, LAST_PRICE = 0.045, 0.0019  # of a vector at the lowest and the highest level, squared difference
+COARSEST = 16  # blocks between those vectors that nothing is known of
+SPREADS = (0, 2, 8, 24)  # of the neighbours of a component: up to each, tables of their own
+VECTOR_TABLES = 2 * (len(SPREADS) + 1) + 1
+
+
+@dataclass(frozen=True)
+class MotionTables:
+    """The integers that turn latents into a picture and back, as they lie with the weights of a model."""
+
+    picture: np.ndarray  # int16 (9, C, 96): neighbours in row order
+    picture_bias: np.ndarray  # int64 (96,)
+    latents: np.ndarray  # int16 (384, C)
+    latents_bias: np.ndarray  # int64 (C,)
+    shift: np.ndarray  # uint8 (2,): of the picture, of the latents
+    gain: np.ndarray  # int32 (91, C): symbols per unit of a latent in 2^-16, of each level
+    step: np.ndarray  # int32 (91, C): units per symbol in 2^-10
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> MotionTables:
+        """From the `motion.*` arrays of a weights file. Raises WeightsError if they are unfit."""
+        try:
+            tables = cls(**{field.name: tensors[f"motion.{field.name}"] for field in fields(cls)})
+        except KeyError as error:
+            raise WeightsError(f"the weights lack {error.args[0]}") from None
+        channels = tables.gain.shape[-1]
+        shapes = {
+            "picture": (9, channels, NUMBERS),
+            "picture_bias": (NUMBERS,),
+            "latents": (FRAMES * NUMBERS, channels),
+            "latents_bias": (channels,),
+            "gain": (LEVELS, channels),
+            "step": (LEVELS, channels),
+            "shift": (2,),
+        }
+        if any(getattr(tables, name).shape != shape for name, shape in shapes.items()):
+            raise WeightsError("the integers of motion are damaged")
+        return tables
+
+    def to_tensors(self) -> dict[str, np.ndarray]:
+        return {f"motion.{name}": np.ascontiguousarray(value) for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a latent frame shows at its end, integers in 2^-12 as float32."""
+
+    luma: Tensor  # (1, 1, 8h, 8w)
+    chroma: Tensor  # (1, 2, 4h, 4w)
+
+
+class Motion:
+    """The integers of one quality level as tensors of float64."""
+
+    def __init__(self, tables: MotionTables, level: int, device: torch.device) -> None:
+        def tensor(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(device, torch.float64)
+
+        self.kernels = tensor(tables.picture).view(3, -1, NUMBERS)
+        self.picture_bias, self.latents_bias = tensor(tables.picture_bias), tensor(tables.latents_bias)
+        self.weights = tensor(tables.latents)
+        self.scales = [0.5 ** int(shift) for shift in tables.shift]
+        self.gain, self.step = (tensor(rows[level - FIRST_LEVEL]) for rows in (tables.gain, tables.step))
+
+    def picture(self, cells: Tensor) -> Picture:
+        """Of a latent frame (h, w, C) in cells of the quantiser, integers where it must be exact."""
+        total = convolve(cells.double() * self.step, self.kernels).add_(self.picture_bias)
+        pixels = total.mul_(self.scales[0]).add_(0.5).floor_().clamp_(-LARGEST, LARGEST).float()
+        planes = pixels.permute(2, 0, 1)[None]
+        return Picture(
+            functional.pixel_shuffle(planes[:, :LUMA], CELL), functional.pixel_shuffle(planes[:, LUMA:], HALF)
+        )
+
+    def expected(self, before: Tensor, vectors: Tensor) -> Tensor:
+        """The frame after `before` (h, w, C), moved by vectors (1, 2, rows, columns): int32, 1/16 cells."""
+        h, w, _ = before.shape
+        expected = (before << FRACTION).clamp_(-LARGEST, LARGEST)
+        sample, row, column = cells = (~still(vectors, h, w)).nonzero(as_tuple=True)
+        if not len(sample):
+            return expected
+        picture = self.picture(before)
+        luma, chroma = moved(picture.luma, vectors, cells), moved(picture.chroma, vectors, cells, 2)
+        numbers = torch.cat([luma.flatten(1), chroma.flatten(1)], 1).double()
+        total = torch.addmm(self.latents_bias, numbers, self.weights)
+        total.mul_(self.scales[1]).add_(0.5).floor_().clamp_(-LARGEST_LATENT, LARGEST_LATENT)
+        total.mul_(self.gain).mul_(0.5 ** (LATENT_BITS + GAIN_BITS - FRACTION)).add_(0.5).floor_()
+        expected[row, column] = total.clamp_(-LARGEST, LARGEST).int()
+        return expected
+
+
+class MotionCoder(PriorCoder):
+    """`prior-2` of one quality level."""
+
+    def __init__(self, tables: PriorTables, motion: MotionTables, level: int, device: str = "cpu") -> None:
+        super().__init__(tables, level, device)
+        self.motion_tables = motion
+        self.motion = Motion(motion, level, self.device)
+
+    @classmethod
+    def of_model(
+        cls, tensors: Mapping[str, np.ndarray], level: int | None, device: str = "cpu"
+    ) -> MotionCoder:
+        """With the integers that lie with a model's weights."""
+        if level is None or not FIRST_LEVEL <= level <= LAST_LEVEL:
+            raise CorruptFileError(f"the coder prior-2 has no quality level {level}")
+        return cls(PriorTables.from_tensors(tensors), MotionTables.from_tensors(tensors), level, device)
+
+    def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
+        _, h, w = shape
+        earlier = as_plane(past[0] if past else np.zeros(shape, np.int32), self.device)
+        before = torch.zeros_like(earlier)
+        if past:
+            chosen = None if wanted is None else self.search(earlier, as_plane(wanted, self.device))
+            field = yield from self.field(h, w, chosen)
+            vectors = torch.from_numpy(field).to(self.device, torch.int64)
+            before = self.motion.expected(earlier, vectors[None])
+        yield from PriorFrame(self.network(), len(past), before, earlier).passes()
+
+    def search(self, before: Tensor, wanted: Tensor) -> np.ndarray:
+        """Vectors int32 (2, rows, columns) from one latent frame to the next, both (h, w, C)."""
+        source, target = (self.motion.picture(frame).luma[0] * 0.5**PIXEL_BITS for frame in (before, wanted))
+        field: np.ndarray = search(source, target, vector_price(self.level))[0].to("cpu", torch.int32).numpy()
+        return field
+
+    def field(
+        self, h: int, w: int, chosen: np.ndarray | None
+    ) -> Generator[tuple[Where, Prediction], np.ndarray, np.ndarray]:
+        """The steps of the vectors of a frame of h x w positions; returns them, int32 (2, rows, columns)."""
+        known = np.zeros((2, -(-h // BLOCK), -(-w // BLOCK)), np.int32)
+        for where, neighbours in field_passes(*known.shape[1:]):
+            guess = predict_vectors(known, where, neighbours, len(self.frequencies) - VECTOR_TABLES)
+            known[where] = yield Beside(None if chosen is None else chosen[where]), guess
+            if np.abs(known[where]).max() > LARGEST_VECTOR:
+                raise CorruptFileError("the motion of a chunk is out of range")
+        return known
+
+    def _network(self, dtype: torch.dtype) -> PriorNetwork:
+        bins = (len(self.tables.frequencies) - VECTOR_TABLES) // PHASES
+        return PriorNetwork(self.tables, self.level, self.device, dtype, bins=bins, fraction=FRACTION)
+
+
+def vector_price(level: int) -> float:
+    """What a vector costs in `search` at a level; it falls as errors weigh more."""
+    share = (level - FIRST_LEVEL) / (LAST_LEVEL - FIRST_LEVEL)
+    return float(FIRST_PRICE * (LAST_PRICE / FIRST_PRICE) ** share)
+
+
+def field_passes(rows: int, columns: int) -> Iterator[tuple[Where, tuple[tuple[int, int], ...]]]:
+    """Where the vectors of each step are, and which neighbours of theirs are known: coarse to fine."""
+    yield (slice(None), slice(0, None, COARSEST), slice(0, None, COARSEST)), ()
+    stride = COARSEST
+    while stride > 1:
+        stride //= 2
+        s, whole, odd = stride, slice(0, None, 2 * stride), slice(stride, None, 2 * stride)
+        if rows > s and columns > s:
+            yield (slice(None), odd, odd), ((-s, -s), (-s, s), (s, -s), (s, s))
+        if rows > s:
+            yield (slice(None), odd, whole), ((-s, 0), (s, 0), (0, -s), (0, s))
+        if columns > s:
+            yield (slice(None), whole, odd), ((0, -s), (0, s), (-s, 0), (s, 0))
+
+
+def predict_vectors(
+    known: np.ndarray, where: Where, neighbours: tuple[tuple[int, int], ...], first_table: int
+) -> Prediction:
+    """By the middle of four neighbours; for one outside the field, the first of them stands in."""
+    own = known[where]
+    if not neighbours:
+        tables = np.full(own.shape, first_table + VECTOR_TABLES - 1, np.int32)
+        return Prediction(np.zeros_like(own), np.ones_like(own), tables)
+    rows = np.arange(known.shape[1])[where[1]][:, None]
+    columns = np.arange(known.shape[2])[where[2]]
+    around: list[np.ndarray] = []
+    for down, right in neighbours:
+        y, x = rows + down, columns + right
+        is_known = (y >= 0) & (y < known.shape[1]) & (x >= 0) & (x < known.shape[2])
+        there = known[:, np.where(is_known, y, 0), np.where(is_known, x, 0)]
+        around.append(np.where(is_known, there, around[0]) if around else there)
+    values = np.stack(around)
+    low, high = values.min(0), values.max(0)
+    middle = (values.sum(0, dtype=np.int32) - low - high) >> 1
+    spread = high - low
+    tables = 2 * np.searchsorted(SPREADS, spread, side="left") + (spread[::-1] > 0) + first_table
+    return Prediction(middle, np.ones_like(middle), tables.astype(np.int32))

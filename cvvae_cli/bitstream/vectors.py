@@ -1,0 +1,181 @@
+"""Motion vectors: how they are searched for, what they do to a picture, and how a field of them is predicted.
+
+A vector (down, right) says by how many pixels the content of a block moves from the last frame of a group of
+four to the last frame of the next; the frames between lie on the straight line. Fields are (..., 2, rows,
+columns) integers, a block is `BLOCK` latent positions wide and high.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+CELL = 8  # pixels of a latent position
+BLOCK = 4  # latent positions of a block
+FRAMES = 4  # of a group
+REACH = 6  # of the first search, in latent positions
+LARGEST = 127  # pixels, that a file may hold
+MARGIN = 64  # pixels around a picture, more than any vector that `search` finds
+AREAS = ((4, (4, 2, 1)), (2, (2, 1)), (1, (2, 1)))  # sizes in blocks, and steps in pixels around the best
+SURROUNDINGS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+
+
+Cells = tuple[Tensor, ...]
+"""Latent positions: which sample, row and column, (n,) each."""
+
+
+def shifts(vectors: Tensor, scale: int) -> Tensor:
+    """By how much planes of 1/`scale` size have moved in each of the four frames, rounded: (..., 4)."""
+    frames = torch.arange(1, FRAMES + 1, device=vectors.device)
+    whole = FRAMES * scale
+    return torch.div(vectors[..., None] * frames + whole // 2, whole, rounding_mode="floor")
+
+
+def moved(planes: Tensor, vectors: Tensor, cells: Cells, scale: int = 1) -> Tensor:
+    """What latent positions show in each of the four frames after a picture: (n, 4, K, pixels of a position).
+
+    The picture's planes are (N, K, H, W), of 1/`scale` size; vectors of its blocks (N, 2, rows, columns).
+    Beyond its edges a picture goes on as its edge.
+    """
+    margin, size, device = LARGEST // scale + 1, CELL // scale, planes.device
+    padded = functional.pad(planes, (margin,) * 4, mode="replicate")
+    _, k, height, width = padded.shape
+    sample, row, column = cells
+    down, right = shifts(vectors[sample, :, row // BLOCK, column // BLOCK], scale).unbind(1)
+    corner = (row * size + margin) * width + column * size + margin + sample * (k * height * width)
+    pixel = torch.arange(size, device=device)
+    inside = (pixel[:, None] * width + pixel).flatten() + torch.arange(k, device=device)[
+        :, None
+    ] * height * width
+    places = (corner[:, None] - down * width - right)[:, :, None, None] + inside
+    return padded.flatten().index_select(0, places.flatten()).view(places.shape)
+
+
+def still(vectors: Tensor, h: int, w: int) -> Tensor:
+    """Which latent positions do not move: vectors (N, 2, rows, columns) → (N, h, w)."""
+    rests = (vectors == 0).all(1)
+    return spread(rests[:, None], BLOCK, torch.Size((h, w)))[:, 0]
+
+
+def spread(areas: Tensor, size: int, shape: torch.Size) -> Tensor:
+    """Values of areas (N, K, ...), each `size` x `size` wide, at each place of `shape`."""
+    return areas.repeat_interleave(size, 2).repeat_interleave(size, 3)[..., : shape[0], : shape[1]]
+
+
+@torch.no_grad()
+def search(source: Tensor, target: Tensor, price: float) -> Tensor:
+    """Vectors int64 (N, 2, rows, columns) that turn pictures `source` into `target`, both (N, H, W).
+
+    Large areas first, then their quarters and the quarters of those: an area gets a vector of its own where
+    that lowers the squared differences, as a sum over blocks of their means, by more than `price`. Last,
+    blocks take over vectors of neighbours, a quarter of the price for each that they then agree with.
+    """
+    finder = _Finder(source, target)
+    coarse = _coarse(source, target)
+    field = torch.zeros_like(_best_of(coarse, 1))
+    best = finder.errors(field)
+    for size, steps in AREAS:
+        start = _best_of(coarse, size)
+        start, errors = _better(start, finder.errors(start), field, best, size)
+        for step in steps:
+            middle, places = start, finder.places(start)
+            for down, right in SURROUNDINGS:
+                offset = torch.tensor([down * step, right * step], device=field.device).view(1, 2, 1, 1)
+                there = finder.errors_at(places - step * (down * finder.width + right))
+                start, errors = _better(start, errors, middle + offset, there, size)
+        field, best = _better(field, best, start, errors, size, price)
+    return _settled(field, best, finder, price / 4)
+
+
+def _settled(field: Tensor, best: Tensor, finder: _Finder, price: float) -> Tensor:
+    """The field after blocks took over vectors of their neighbours."""
+    rows, columns = (torch.arange(size, device=field.device) for size in field.shape[2:])
+    odd = (rows[:, None] + columns) % 2 == 1
+    for turn in (odd, ~odd):  # blocks none of which are neighbours
+        start, own = field, best + price * _disagreements(field, field)
+        for neighbour in NEIGHBOURS:
+            candidate = _neighbour(start, *neighbour)
+            errors = finder.errors(candidate)
+            total = errors + price * _disagreements(candidate, start)
+            better = (total < own) & turn
+            own, best = torch.where(better, total, own), torch.where(better, errors, best)
+            field = torch.where(better[:, None], candidate, field)
+    return field
+
+
+def _better(
+    field: Tensor, best: Tensor, candidate: Tensor, errors: Tensor, size: int, price: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Of two fields and their errors, the better for each area of `size` x `size` blocks."""
+    gain = functional.avg_pool2d((best - errors)[:, None], size, ceil_mode=True) * size**2
+    better = spread((gain > price).to(best.dtype), size, best.shape[1:])
+    better = better[:, 0] > 0
+    return torch.where(better[:, None], candidate, field), torch.where(better, errors, best)
+
+
+def _coarse(source: Tensor, target: Tensor) -> Tensor:
+    """Squared differences of the means of latent positions, of each block: (N, vectors, rows, columns)."""
+    low, goal = (functional.avg_pool2d(x[:, None], CELL) for x in (source, target))
+    h, w = low.shape[2:]
+    padded = functional.pad(low, (REACH,) * 4, mode="replicate")
+    differences = [
+        (padded[:, :, y : y + h, x : x + w] - goal).square()
+        for y in range(2 * REACH, -1, -1)
+        for x in range(2 * REACH, -1, -1)
+    ]
+    return functional.avg_pool2d(torch.cat(differences, 1), BLOCK, ceil_mode=True)
+
+
+def _best_of(coarse: Tensor, size: int) -> Tensor:
+    """The best vectors for areas of `size` x `size` blocks, (N, 2, rows, columns)."""
+    number = functional.avg_pool2d(coarse, size, ceil_mode=True).argmin(1, keepdim=True)
+    number = spread(number, size, coarse.shape[2:])
+    side = 2 * REACH + 1
+    return torch.cat([number // side - REACH, number % side - REACH], 1) * CELL
+
+
+class _Finder:
+    """Squared differences of blocks, on every second pixel in both directions.
+
+    The source is kept flat, with a margin in which it goes on as its edge: to move is to subtract.
+    """
+
+    def __init__(self, source: Tensor, target: Tensor) -> None:
+        h, w = source.shape[1:]
+        padded = functional.pad(source[:, None], (MARGIN,) * 4, mode="replicate")
+        self.width = padded.shape[3]
+        self.source = padded.flatten(1)
+        self.target = target[:, ::2, ::2]
+        rows = torch.arange(MARGIN, MARGIN + h, 2, device=source.device)
+        self.own = rows[:, None] * self.width + torch.arange(MARGIN, MARGIN + w, 2, device=source.device)
+
+    def places(self, vectors: Tensor) -> Tensor:
+        """Where the pixels come from that vectors (N, 2, rows, columns) move: (N, H/2, W/2)."""
+        steps = vectors[:, :1] * self.width + vectors[:, 1:]
+        return self.own - spread(steps, BLOCK * CELL // 2, self.own.shape)[:, 0]
+
+    def errors(self, vectors: Tensor) -> Tensor:
+        """(N, 2, rows, columns) → (N, rows, columns)."""
+        return self.errors_at(self.places(vectors))
+
+    def errors_at(self, places: Tensor) -> Tensor:
+        there = self.source.gather(1, places.flatten(1)).view(places.shape)
+        squares = there.sub_(self.target).square_()
+        return functional.avg_pool2d(squares[:, None], BLOCK * CELL // 2, ceil_mode=True)[:, 0]
+
+
+def _neighbour(field: Tensor, down: int, right: int) -> Tensor:
+    """The vectors of the blocks that lie `down` and `right`, at the edges their own."""
+    padded = functional.pad(field.float(), (1, 1, 1, 1), mode="replicate").to(field.dtype)
+    h, w = field.shape[2:]
+    return padded[:, :, 1 + down : 1 + down + h, 1 + right : 1 + right + w]
+
+
+def _disagreements(candidate: Tensor, field: Tensor) -> Tensor:
+    """How many of the four neighbours in `field` move otherwise than `candidate`: (N, rows, columns)."""
+    count = torch.zeros(candidate[:, 0].shape, device=candidate.device)
+    for down, right in NEIGHBOURS:
+        count += (candidate != _neighbour(field, down, right)).any(1)
+    return count
