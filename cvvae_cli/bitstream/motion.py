@@ -34,7 +34,7 @@ from cvvae_cli.bitstream.residuals import (
     Predictions,
     Where,
 )
-from cvvae_cli.bitstream.vectors import BLOCK, CELL, FRAMES, moved, search, still
+from cvvae_cli.bitstream.vectors import BLOCK, CELL, FRAMES, Moving, search, still
 from cvvae_cli.bitstream.vectors import LARGEST as LARGEST_VECTOR
 from cvvae_cli.errors import CorruptFileError, WeightsError
 
@@ -47,6 +47,7 @@ LARGEST = 32_767  # of a pixel, and of what is expected
 LARGEST_LATENT = 2**24 - 1
 LEVELS = LAST_LEVEL - FIRST_LEVEL + 1
 FIRST_PRICE, LAST_PRICE = 0.045, 0.0019  # of a vector at the lowest and the highest level, squared difference
+PIECE = 4096  # latent positions at a time
 COARSEST = 16  # blocks between those vectors that nothing is known of
 SPREADS = (0, 2, 8, 24)  # of the neighbours of a component: up to each, tables of their own
 VECTOR_TABLES = 2 * (len(SPREADS) + 1) + 1
@@ -123,16 +124,18 @@ class Motion:
         """The frame after `before` (h, w, C), moved by vectors (1, 2, rows, columns): int32, 1/16 cells."""
         h, w, _ = before.shape
         expected = (before << FRACTION).clamp_(-LARGEST, LARGEST)
-        sample, row, column = cells = (~still(vectors, h, w)).nonzero(as_tuple=True)
-        if not len(sample):
+        places = (~still(vectors, h, w)).nonzero()
+        if not len(places):
             return expected
         picture = self.picture(before)
-        luma, chroma = moved(picture.luma, vectors, cells), moved(picture.chroma, vectors, cells, 2)
-        numbers = torch.cat([luma.flatten(1), chroma.flatten(1)], 1).double()
-        total = torch.addmm(self.latents_bias, numbers, self.weights)
-        total.mul_(self.scales[1]).add_(0.5).floor_().clamp_(-LARGEST_LATENT, LARGEST_LATENT)
-        total.mul_(self.gain).mul_(0.5 ** (LATENT_BITS + GAIN_BITS - FRACTION)).add_(0.5).floor_()
-        expected[row, column] = total.clamp_(-LARGEST, LARGEST).int()
+        luma, chroma = Moving(picture.luma), Moving(picture.chroma, 2)
+        for piece in torch.split(places, PIECE):  # so that memory does not grow with the picture
+            cells = piece.unbind(1)
+            parts = luma.at(cells, vectors).flatten(1), chroma.at(cells, vectors).flatten(1)
+            total = torch.addmm(self.latents_bias, torch.cat(parts, 1).double(), self.weights)
+            total.mul_(self.scales[1]).add_(0.5).floor_().clamp_(-LARGEST_LATENT, LARGEST_LATENT)
+            total.mul_(self.gain).mul_(0.5 ** (LATENT_BITS + GAIN_BITS - FRACTION)).add_(0.5).floor_()
+            expected[cells[1:]] = total.clamp_(-LARGEST, LARGEST).int()
         return expected
 
 

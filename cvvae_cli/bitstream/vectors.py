@@ -33,24 +33,28 @@ def shifts(vectors: Tensor, scale: int) -> Tensor:
     return torch.div(vectors[..., None] * frames + whole // 2, whole, rounding_mode="floor")
 
 
-def moved(planes: Tensor, vectors: Tensor, cells: Cells, scale: int = 1) -> Tensor:
-    """What latent positions show in each of the four frames after a picture: (n, 4, K, pixels of a position).
+class Moving:
+    """A picture whose blocks move; beyond its edges it goes on as its edge."""
 
-    The picture's planes are (N, K, H, W), of 1/`scale` size; vectors of its blocks (N, 2, rows, columns).
-    Beyond its edges a picture goes on as its edge.
-    """
-    margin, size, device = LARGEST // scale + 1, CELL // scale, planes.device
-    padded = functional.pad(planes, (margin,) * 4, mode="replicate")
-    _, k, height, width = padded.shape
-    sample, row, column = cells
-    down, right = shifts(vectors[sample, :, row // BLOCK, column // BLOCK], scale).unbind(1)
-    corner = (row * size + margin) * width + column * size + margin + sample * (k * height * width)
-    pixel = torch.arange(size, device=device)
-    inside = (pixel[:, None] * width + pixel).flatten() + torch.arange(k, device=device)[
-        :, None
-    ] * height * width
-    places = (corner[:, None] - down * width - right)[:, :, None, None] + inside
-    return padded.flatten().index_select(0, places.flatten()).view(places.shape)
+    def __init__(self, planes: Tensor, scale: int = 1) -> None:
+        """Planes (N, K, H, W), of 1/`scale` size. They are kept flat: to move is to subtract from a place."""
+        self.scale, self.margin, self.size = scale, LARGEST // scale + 1, CELL // scale
+        padded = functional.pad(planes, (self.margin,) * 4, mode="replicate")
+        self.planes, height, self.width = padded.shape[1:]
+        self.area = height * self.width
+        self.flat = padded.flatten()
+        pixel = torch.arange(self.size, device=planes.device)
+        plane = torch.arange(self.planes, device=planes.device)
+        self.inside = (pixel[:, None] * self.width + pixel).flatten() + plane[:, None] * self.area
+
+    def at(self, cells: Cells, vectors: Tensor) -> Tensor:
+        """What latent positions show in each of the four frames to come: (n, 4, K, pixels of a position)."""
+        sample, row, column = cells
+        down, right = shifts(vectors[sample, :, row // BLOCK, column // BLOCK], self.scale).unbind(1)
+        corner = (row * self.size + self.margin) * self.width + column * self.size + self.margin
+        corner = (corner + sample * self.planes * self.area)[:, None] - down * self.width - right
+        places = corner[:, :, None, None] + self.inside
+        return self.flat.index_select(0, places.flatten()).view(places.shape)
 
 
 def still(vectors: Tensor, h: int, w: int) -> Tensor:
@@ -121,11 +125,11 @@ def _coarse(source: Tensor, target: Tensor) -> Tensor:
     h, w = low.shape[2:]
     padded = functional.pad(low, (REACH,) * 4, mode="replicate")
     differences = [
-        (padded[:, :, y : y + h, x : x + w] - goal).square()
+        functional.avg_pool2d((padded[:, :, y : y + h, x : x + w] - goal).square(), BLOCK, ceil_mode=True)
         for y in range(2 * REACH, -1, -1)
         for x in range(2 * REACH, -1, -1)
     ]
-    return functional.avg_pool2d(torch.cat(differences, 1), BLOCK, ceil_mode=True)
+    return torch.cat(differences, 1)
 
 
 def _best_of(coarse: Tensor, size: int) -> Tensor:

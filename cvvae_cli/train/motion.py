@@ -25,7 +25,7 @@ from cvvae_cli.bitstream.motion import (
     MotionTables,
     vector_price,
 )
-from cvvae_cli.bitstream.vectors import CELL, FRAMES, moved, search
+from cvvae_cli.bitstream.vectors import CELL, FRAMES, Moving, search
 from cvvae_cli.models.compact import Compact
 from cvvae_cli.train.data import ClipSampler
 
@@ -57,7 +57,7 @@ class MotionPrediction(nn.Module):
         """What every latent position shows in the four frames: (N h w, 384)."""
         cells = torch.ones_like(before[:, 0]).nonzero(as_tuple=True)
         luma, chroma = self.planes(before)
-        parts = moved(luma, vectors, cells), moved(chroma, vectors, cells, 2)
+        parts = Moving(luma).at(cells, vectors), Moving(chroma, 2).at(cells, vectors)
         return torch.cat([part.flatten(1) for part in parts], 1)
 
     def planes(self, latents: Tensor) -> tuple[Tensor, Tensor]:

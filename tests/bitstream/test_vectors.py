@@ -11,7 +11,7 @@ from tiny import GOLDEN
 from cvvae_cli.bitstream.motion import MotionCoder, MotionTables, field_passes, vector_price
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Beside, Plan
-from cvvae_cli.bitstream.vectors import BLOCK, CELL, moved, search, still
+from cvvae_cli.bitstream.vectors import BLOCK, CELL, Moving, search, still
 from cvvae_cli.errors import CorruptFileError, WeightsError
 from cvvae_cli.models.registry import Weights, find_model
 
@@ -73,17 +73,17 @@ def test_blocks_move_by_their_vectors_and_in_between_by_parts_of_them():
     assert torch.equal(rests[0, 0], torch.arange(2 * BLOCK) < BLOCK)
     cells = torch.ones_like(rests).nonzero(as_tuple=True)
     places = torch.nn.functional.pixel_unshuffle(x, CELL)[0].permute(1, 2, 0)
-    y = moved(x, vectors, cells).view(BLOCK, 2 * BLOCK, 4, CELL**2)
+    y = Moving(x).at(cells, vectors).view(BLOCK, 2 * BLOCK, 4, CELL**2)
     for frame, expected in enumerate((2, 4, 6, 8)):
         assert torch.equal(y[:, :BLOCK, frame], places[:, :BLOCK])
         assert torch.equal(y[:, BLOCK:, frame], places[:, BLOCK:] - expected)
     half = torch.stack([x[0, 0, ::2, ::2], -x[0, 0, ::2, ::2]])[None]  # planes of half the size move by half
-    y = moved(half, vectors, cells, 2).view(BLOCK, 2 * BLOCK, 4, 2, CELL**2 // 4)
+    y = Moving(half, 2).at(cells, vectors).view(BLOCK, 2 * BLOCK, 4, 2, CELL**2 // 4)
     places = torch.nn.functional.pixel_unshuffle(half[:, :1], CELL // 2)[0].permute(1, 2, 0)
     assert torch.equal(y[:, BLOCK:, 3, 0], places[:, BLOCK:] - 8)
     assert torch.equal(y[:, :, :, 1], -y[:, :, :, 0])
     vectors[0, 1] = 100  # beyond its edge a picture goes on as its edge
-    assert (moved(x, vectors, cells).view(BLOCK, 2 * BLOCK, 4, -1)[:, 0, 3] == 0).all()
+    assert (Moving(x).at(cells, vectors).view(BLOCK, 2 * BLOCK, 4, -1)[:, 0, 3] == 0).all()
 
 
 @settings(max_examples=60, deadline=None)
