@@ -21,6 +21,8 @@ from cvvae_cli.bitstream.residuals import (
     ResidualCoder,
     check_frequencies,
     predict,
+    tables_of,
+    tensors_of,
 )
 from cvvae_cli.errors import WeightsError
 
@@ -40,10 +42,7 @@ class ContextTables:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> ContextTables:
         """From the `coder.*` arrays of a weights file. Raises WeightsError if they are unfit."""
-        try:
-            tables = cls(**{name: tensors[f"coder.{name}"] for name in cls.__dataclass_fields__})
-        except KeyError as error:
-            raise WeightsError(f"the weights lack {error.args[0]}") from None
+        tables = tables_of(cls, "coder", tensors)
         kinds = 3 + len(tables.motion_thresholds)
         if tables.mean_weights.shape[2] != kinds or tables.scale_weights.shape[2] != kinds:
             raise WeightsError("the coder's weights are damaged")
@@ -51,7 +50,7 @@ class ContextTables:
         return tables
 
     def to_tensors(self) -> dict[str, np.ndarray]:
-        return {f"coder.{name}": value for name, value in vars(self).items()}
+        return tensors_of(self, "coder")
 
 
 def weighted(features: np.ndarray, weights: np.ndarray, kinds: np.ndarray) -> np.ndarray:

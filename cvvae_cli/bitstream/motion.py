@@ -9,7 +9,7 @@ turned into latents again. All of it in integers: products are those of float64,
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,18 +21,18 @@ from cvvae_cli.bitstream.prior import (
     LAST_LEVEL,
     PriorCoder,
     PriorFrame,
-    PriorNetwork,
     PriorTables,
     as_plane,
     convolve,
 )
 from cvvae_cli.bitstream.residuals import (
-    PHASES,
     Beside,
     Past,
     Prediction,
     Predictions,
     Where,
+    tables_of,
+    tensors_of,
 )
 from cvvae_cli.bitstream.vectors import BLOCK, CELL, FRAMES, Moving, search, still
 from cvvae_cli.bitstream.vectors import LARGEST as LARGEST_VECTOR
@@ -68,10 +68,7 @@ class MotionTables:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> MotionTables:
         """From the `motion.*` arrays of a weights file. Raises WeightsError if they are unfit."""
-        try:
-            tables = cls(**{field.name: tensors[f"motion.{field.name}"] for field in fields(cls)})
-        except KeyError as error:
-            raise WeightsError(f"the weights lack {error.args[0]}") from None
+        tables = tables_of(cls, "motion", tensors)
         channels = tables.gain.shape[-1]
         shapes = {
             "picture": (9, channels, NUMBERS),
@@ -87,7 +84,7 @@ class MotionTables:
         return tables
 
     def to_tensors(self) -> dict[str, np.ndarray]:
-        return {f"motion.{name}": np.ascontiguousarray(value) for name, value in vars(self).items()}
+        return tensors_of(self, "motion")
 
 
 @dataclass(frozen=True)
@@ -142,9 +139,12 @@ class Motion:
 class MotionCoder(PriorCoder):
     """`prior-2` of one quality level."""
 
+    name = "prior-2"
+    fraction = FRACTION
+    other_tables = VECTOR_TABLES
+
     def __init__(self, tables: PriorTables, motion: MotionTables, level: int, device: str = "cpu") -> None:
         super().__init__(tables, level, device)
-        self.motion_tables = motion
         self.motion = Motion(motion, level, self.device)
 
     @classmethod
@@ -152,8 +152,7 @@ class MotionCoder(PriorCoder):
         cls, tensors: Mapping[str, np.ndarray], level: int | None, device: str = "cpu"
     ) -> MotionCoder:
         """With the integers that lie with a model's weights."""
-        if level is None or not FIRST_LEVEL <= level <= LAST_LEVEL:
-            raise CorruptFileError(f"the coder prior-2 has no quality level {level}")
+        level = cls.checked(level)
         return cls(PriorTables.from_tensors(tensors), MotionTables.from_tensors(tensors), level, device)
 
     def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
@@ -184,10 +183,6 @@ class MotionCoder(PriorCoder):
             if np.abs(known[where]).max() > LARGEST_VECTOR:
                 raise CorruptFileError("the motion of a chunk is out of range")
         return known
-
-    def _network(self, dtype: torch.dtype) -> PriorNetwork:
-        bins = (len(self.tables.frequencies) - VECTOR_TABLES) // PHASES
-        return PriorNetwork(self.tables, self.level, self.device, dtype, bins=bins, fraction=FRACTION)
 
 
 def vector_price(level: int) -> float:

@@ -8,7 +8,7 @@ that matrix products of float32 are exact in any order of summation, and those o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from cvvae_cli.bitstream.residuals import (
     ResidualCoder,
     check_frequencies,
     predicted,
+    tables_of,
+    tensors_of,
 )
 from cvvae_cli.errors import CorruptFileError, WeightsError
 
@@ -66,10 +68,7 @@ class PriorTables:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> PriorTables:
         """From the `prior.*` arrays of a weights file. Raises WeightsError if they are unfit."""
-        try:
-            tables = cls(**{field.name: tensors[f"prior.{field.name}"] for field in fields(cls)})
-        except KeyError as error:
-            raise WeightsError(f"the weights lack {error.args[0]}") from None
+        tables = tables_of(cls, "prior", tensors)
         width, channels = tables.conv2.shape[1], tables.linear.shape[2]
         shapes = {
             "conv1": (9, 2 * channels, width),
@@ -84,8 +83,7 @@ class PriorTables:
         return tables
 
     def to_tensors(self) -> dict[str, np.ndarray]:
-        # safetensors writes the memory of an array as it lies, whatever its strides
-        return {f"prior.{name}": np.ascontiguousarray(value) for name, value in vars(self).items()}
+        return tensors_of(self, "prior")
 
 
 def at_level(rows: np.ndarray, kind: int, level: int) -> np.ndarray:
@@ -109,7 +107,7 @@ class PriorNetwork:
         dtype: torch.dtype,
         *,
         bins: int,
-        fraction: int = 0,
+        fraction: int,
     ) -> None:
         """`fraction`: bits after the point of the frame before, as it is given to a PriorFrame."""
 
@@ -178,6 +176,10 @@ def singles_are_exact() -> bool:
 class PriorCoder(ResidualCoder):
     """`prior-1` of one quality level."""
 
+    name = "prior-1"
+    fraction = 0  # bits after the point of what the network is given as the frame before
+    other_tables = 0  # the last of the frequencies, which are not of symbols
+
     def __init__(self, tables: PriorTables, level: int, device: str = "cpu") -> None:
         """The network runs on `device` if that is a CUDA device, else on the CPU."""
         super().__init__(tables.frequencies)
@@ -192,9 +194,14 @@ class PriorCoder(ResidualCoder):
         cls, tensors: Mapping[str, np.ndarray], level: int | None, device: str = "cpu"
     ) -> PriorCoder:
         """With the integers that lie with a model's weights."""
+        return cls(PriorTables.from_tensors(tensors), cls.checked(level), device)
+
+    @classmethod
+    def checked(cls, level: int | None) -> int:
+        """The level of a header. Raises CorruptFileError if there is none such."""
         if level is None or not FIRST_LEVEL <= level <= LAST_LEVEL:
-            raise CorruptFileError(f"the coder prior-1 has no quality level {level}")
-        return cls(PriorTables.from_tensors(tensors), level, device)
+            raise CorruptFileError(f"the coder {cls.name} has no quality level {level}")
+        return level
 
     def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
         before, earlier = (past[0], past[-1]) if past else (np.zeros(shape, np.int32),) * 2
@@ -206,12 +213,11 @@ class PriorCoder(ResidualCoder):
         is_single = self.device.type == "cpu" and singles_are_exact()
         dtype = torch.float32 if is_single else torch.float64
         if dtype not in self._networks:
-            self._networks[dtype] = self._network(dtype)
+            bins = (len(self.frequencies) - self.other_tables) // PHASES
+            self._networks[dtype] = PriorNetwork(
+                self.tables, self.level, self.device, dtype, bins=bins, fraction=self.fraction
+            )
         return self._networks[dtype]
-
-    def _network(self, dtype: torch.dtype) -> PriorNetwork:
-        bins = len(self.tables.frequencies) // PHASES
-        return PriorNetwork(self.tables, self.level, self.device, dtype, bins=bins)
 
 
 def as_plane(symbols: np.ndarray, device: torch.device) -> Tensor:

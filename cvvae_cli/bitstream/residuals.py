@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ from cvvae_cli.bitstream.quantize import MAX_SYMBOL, rounded
 from cvvae_cli.errors import CorruptFileError, WeightsError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from torch import Tensor
 
 PROBABILITY_BITS = 24
@@ -32,6 +33,7 @@ RAW_CENTER = 2**16
 RAW_VALUES = 2**17
 RAW = -1  # in place of a table: the uniform model of escapes
 
+Kind = TypeVar("Kind", bound="DataclassInstance")
 Integers = TypeVar("Integers", np.ndarray, "Tensor")
 Past = tuple[np.ndarray, ...]  # the latent frames before, at most two, the nearest first: (C, h, w)
 Where = Any  # an index expression: the symbols of a step in a latent frame (C, h, w); or Beside
@@ -83,6 +85,22 @@ def round_mean(mean: Integers) -> tuple[Integers, Integers, Integers]:
     signs = (fraction >> MEAN_BITS) | 1  # -1 or 0, so -1 or 1
     phase = (fraction * signs * PHASES >> (MEAN_BITS - 1)).clip(0, PHASES - 1)
     return predicted.clip(-MAX_SYMBOL, MAX_SYMBOL), signs, phase
+
+
+def tables_of(kind: type[Kind], prefix: str, tensors: Mapping[str, np.ndarray]) -> Kind:
+    """A dataclass of tables from the arrays of a weights file that are named prefix.field.
+
+    Raises WeightsError if one lacks.
+    """
+    try:
+        return kind(**{field.name: tensors[f"{prefix}.{field.name}"] for field in fields(kind)})
+    except KeyError as error:
+        raise WeightsError(f"the weights lack {error.args[0]}") from None
+
+
+def tensors_of(tables: Any, prefix: str) -> dict[str, np.ndarray]:
+    """What `tables_of` reads. Contiguous: safetensors writes memory as it lies, whatever the strides."""
+    return {f"{prefix}.{name}": np.ascontiguousarray(value) for name, value in vars(tables).items()}
 
 
 def check_frequencies(rows: np.ndarray, count: int) -> None:

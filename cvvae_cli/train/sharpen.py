@@ -29,9 +29,7 @@ def sharpen(
 ) -> None:
     """Train `prior` in place on symbols of `network` at random levels; rates of all levels weigh alike."""
     samples = [encode_sample(prior, network, sampler, number, section) for number in range(section.clips)]
-    optimizer = torch.optim.AdamW(
-        prior.groups(section.learning_rate), lr=section.learning_rate, betas=(0.9, 0.98)
-    )
+    optimizer = torch.optim.AdamW(prior.groups(section.learning_rate), betas=(0.9, 0.98))
     rates = [group["lr"] for group in optimizer.param_groups]
     for step in range(section.steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
