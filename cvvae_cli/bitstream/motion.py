@@ -117,14 +117,17 @@ class Motion:
             functional.pixel_shuffle(planes[:, :LUMA], CELL), functional.pixel_shuffle(planes[:, LUMA:], HALF)
         )
 
-    def expected(self, before: Tensor, vectors: Tensor) -> Tensor:
-        """The frame after `before` (h, w, C), moved by vectors (1, 2, rows, columns): int32, 1/16 cells."""
+    def expected(self, before: Tensor, vectors: Tensor, picture: Picture | None = None) -> Tensor:
+        """The frame after `before` (h, w, C), moved by vectors (1, 2, rows, columns): int32, 1/16 cells.
+
+        `picture` is that of `before`, if it is at hand; it is made only where something moves.
+        """
         h, w, _ = before.shape
         expected = (before << FRACTION).clamp_(-LARGEST, LARGEST)
         places = (~still(vectors, h, w)).nonzero()
         if not len(places):
             return expected
-        picture = self.picture(before)
+        picture = picture or self.picture(before)
         luma, chroma = Moving(picture.luma), Moving(picture.chroma, 2)
         for piece in torch.split(places, PIECE):  # so that memory does not grow with the picture
             cells = piece.unbind(1)
@@ -160,15 +163,18 @@ class MotionCoder(PriorCoder):
         earlier = as_plane(past[0] if past else np.zeros(shape, np.int32), self.device)
         before = torch.zeros_like(earlier)
         if past:
-            chosen = None if wanted is None else self.search(earlier, as_plane(wanted, self.device))
+            picture = chosen = None
+            if wanted is not None:
+                picture = self.motion.picture(earlier)
+                chosen = self.search(picture, as_plane(wanted, self.device))
             field = yield from self.field(h, w, chosen)
             vectors = torch.from_numpy(field).to(self.device, torch.int64)
-            before = self.motion.expected(earlier, vectors[None])
+            before = self.motion.expected(earlier, vectors[None], picture)
         yield from PriorFrame(self.network(), len(past), before, earlier).passes()
 
-    def search(self, before: Tensor, wanted: Tensor) -> np.ndarray:
-        """Vectors int32 (2, rows, columns) from one latent frame to the next, both (h, w, C)."""
-        source, target = (self.motion.picture(frame).luma[0] * 0.5**PIXEL_BITS for frame in (before, wanted))
+    def search(self, before: Picture, wanted: Tensor) -> np.ndarray:
+        """Vectors int32 (2, rows, columns) from the picture of a latent frame to the next frame (h, w, C)."""
+        source, target = (p.luma[0] * 0.5**PIXEL_BITS for p in (before, self.motion.picture(wanted)))
         field: np.ndarray = search(source, target, vector_price(self.level))[0].to("cpu", torch.int32).numpy()
         return field
 

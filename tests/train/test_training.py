@@ -227,7 +227,7 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
     for clip, level in clips:
         coder = MotionCoder(tables, motion, level)
         planes = [as_plane(frame, torch.device("cpu")) for frame in clip]
-        chosen.append([coder.search(*pair) for pair in pairwise(planes)])
+        chosen.append([coder.search(coder.motion.picture(a), b) for a, b in pairwise(planes)])
         steps = coder.exactly(clip, ()).steps
         integer += sum(coder.bits_of(*step[1:]).sum() for step in steps if not isinstance(step[0], Beside))
     fields = torch.from_numpy(np.array(chosen)).long()
