@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cvvae_cli import __version__
-from cvvae_cli.cli import console
+from cvvae_cli.cli import console, interrupt
 from cvvae_cli.cli.bench import bench
 from cvvae_cli.cli.compare import compare
 from cvvae_cli.cli.compat import compat
@@ -58,24 +58,34 @@ def options(
 def main() -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     console.show_notes()
-    try:
-        return int(app(standalone_mode=False) or DONE)
-    except CvvaeError as error:
+    with interrupt.noticed():
+        try:
+            return int(app(standalone_mode=False) or DONE)
+        except (KeyboardInterrupt, typer.Abort):
+            return interrupted()
+        except Exception as error:
+            if interrupt.was_noticed():  # a library made an error of it
+                return interrupted()
+            return failed(error)
+
+
+def interrupted() -> int:
+    console.err.print("interrupted")
+    return INTERRUPTED
+
+
+def failed(error: Exception) -> int:
+    """Show an error as a sentence and a hint; raise again what nobody expected."""
+    if isinstance(error, MemoryError):
+        error = CvvaeError("out of memory", hint="pass a smaller --tile")
+    elif isinstance(error, OSError) and not isinstance(error, CvvaeError):
+        error = explain(error)
+    if isinstance(error, CvvaeError):
         console.print_error(error)
         return FAILED
-    except (KeyboardInterrupt, typer.Abort):
-        console.err.print("interrupted")
-        return INTERRUPTED
-    except MemoryError:
-        console.print_error(CvvaeError("out of memory", hint="pass a smaller --tile"))
-        return FAILED
-    except OSError as error:
-        console.print_error(explain(error))
-        return FAILED
-    except Exception as error:
-        if not hasattr(error, "exit_code"):  # ours: let the traceback show it
-            raise
-        return usage_error(error)
+    if not hasattr(error, "exit_code"):  # ours: let the traceback show it
+        raise error
+    return usage_error(error)
 
 
 def usage_error(error: Exception) -> int:

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from cvvae_cli.cli import interrupt
 from cvvae_cli.errors import ConfigError, CvvaeError
 from cvvae_cli.types import OnProgress
 from cvvae_cli.types import Progress as State
@@ -121,7 +122,7 @@ def bytes_text(size: int | None) -> str:
 
 @contextmanager
 def progress(label: str) -> Iterator[OnProgress]:
-    """A listener that draws a bar on a terminal and writes sparse lines elsewhere."""
+    """A listener that draws a bar on a terminal and writes sparse lines elsewhere; it notices interrupts."""
     began = time.monotonic()
     if not err.is_terminal:
         yield SparseLog(label, began)
@@ -137,6 +138,7 @@ def progress(label: str) -> Iterator[OnProgress]:
         task = bar.add_task(label, total=None, detail="")
 
         def show(state: State) -> None:
+            interrupt.raise_if_noticed()
             bar.update(task, completed=state.frames, total=state.total_frames, detail=detail(state, began))
 
         yield show
@@ -176,6 +178,7 @@ class SparseLog:
         self.began = self.last = began
 
     def __call__(self, state: State) -> None:
+        interrupt.raise_if_noticed()
         if time.monotonic() - self.last < LOG_EVERY_SECONDS:
             return
         self.last = time.monotonic()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cvvae_cli.bitstream.motion import MotionTables
+from cvvae_cli.bitstream.prior import PriorTables
 from cvvae_cli.models.compact import COARSE, TIME, Compact, CompactConfig
 from cvvae_cli.models.layers import fold
 from cvvae_cli.models.registry import Weights, find_model_or_file
@@ -15,6 +17,7 @@ from cvvae_cli.train.config import TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise, principal_components, psnr_of_mse
 from cvvae_cli.train.losses import add_noise, lambda_of, rate_distortion, round_through
 from cvvae_cli.train.prior import ANCHORS, LatentPrior, Levels, logistic_bits
+from cvvae_cli.train.restore import restore_prior
 from cvvae_cli.train.sharpen import sharpen
 from cvvae_cli.train.trainee import Figures, Trainee, autocast_for
 
@@ -54,13 +57,16 @@ class Coder(Trainee):
 
     def start(self, sampler: ClipSampler) -> None:
         start_compact(self.autoencoder, self.config, sampler)
-        self.prior.motion.start(self.autoencoder, sampler)
-        if self.config.start is None:
-            return
-        arrays = Weights(find_model_or_file(self.config.start)).arrays
-        if "quantizer.log_gain" in arrays:  # it has levels: the prior first learns what their symbols are
+        arrays = Weights(find_model_or_file(self.config.start)).arrays if self.config.start else {}
+        has_levels, has_prior = "quantizer.log_gain" in arrays, "motion.picture" in arrays
+        if has_levels:
             for name, anchors in (("log_gain", self.log_gain), ("log_step", self.log_step)):
                 anchors.data.copy_(torch.from_numpy(arrays[f"quantizer.{name}"]))
+        if has_prior:
+            restore_prior(self.prior, PriorTables.from_tensors(arrays), MotionTables.from_tensors(arrays))
+            return
+        self.prior.motion.start(self.autoencoder, sampler)
+        if has_levels:  # the prior first learns what their symbols are
             gains = self.log_gain.detach(), self.log_step.detach()
             sharpen(self.prior, self.autoencoder, *gains, sampler, self.config.sharpen)
 

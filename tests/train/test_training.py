@@ -33,6 +33,7 @@ from cvvae_cli.train.loop import learning_rate_factor, stage_at, train
 from cvvae_cli.train.losses import lambda_of, rate_distortion, round_through
 from cvvae_cli.train.motion import rounded_motion
 from cvvae_cli.train.prior import LatentPrior, Levels, Rounder, fit_frequencies, logistic_bits
+from cvvae_cli.train.restore import restore_prior
 
 CPU = torch.device("cpu")
 
@@ -234,6 +235,10 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
     assert 0.05 < (fields == 0).all(2).float().mean() < 0.95  # some blocks move, some do not
     exact = logistic_bits(symbols, *prior(symbols, fields, levels)).sum().item()
     assert integer < 1.01 * exact
+    restored = LatentPrior(4, width=16)
+    restore_prior(restored, tables, motion)
+    again = logistic_bits(symbols, *restored(symbols, fields, levels)).sum().item()
+    assert again == pytest.approx(exact, rel=0.005)
 
 
 def test_lambda_grows_geometrically_with_the_level():

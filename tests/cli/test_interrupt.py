@@ -1,0 +1,49 @@
+"""An interrupt that a library swallows, or makes an error of, still ends a command with exit code 130."""
+
+import signal
+
+import pytest
+
+from cvvae_cli.cli import app, console, interrupt
+from cvvae_cli.errors import UnreadableSourceError
+from cvvae_cli.types import Progress
+
+
+def swallow_an_interrupt():
+    """As a callback of a library does, out of which no exception comes."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        return
+    pytest.fail("no interrupt was raised")
+
+
+def test_progress_raises_an_interrupt_that_was_swallowed():
+    with interrupt.noticed(), console.progress("encode") as on_progress:
+        on_progress(Progress(1, 2))
+        swallow_an_interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            on_progress(Progress(2, 2))
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), UnreadableSourceError("the source cannot be read"), OSError("cut")]
+)
+def test_what_fails_after_an_interrupt_was_interrupted(error, monkeypatch, capsys):
+    def command(**_):
+        swallow_an_interrupt()
+        raise error
+
+    monkeypatch.setattr(app, "app", command)
+    assert app.main() == app.INTERRUPTED
+    assert "error" not in capsys.readouterr().err
+
+
+def test_an_interrupt_is_forgotten_with_the_command_and_the_handler_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    with interrupt.noticed():
+        swallow_an_interrupt()
+        assert interrupt.was_noticed()
+    assert signal.getsignal(signal.SIGINT) is before
+    with interrupt.noticed():
+        assert not interrupt.was_noticed()
