@@ -26,10 +26,10 @@ def decode_frames(
     Only the chunks of the range, and those that reach into them, go through the network.
     """
     frames = range(cvl.num_frames) if frames is None else frames
-    context = -(-cvl.header.context[1] // cvl.header.chunk)
-    first = max(0, cvl.chunk_at(frames.start) - context)
-    stop = min(cvl.num_latents, cvl.header.geometry.latent_of(frames.stop - 1) + 1 + engine.spec.decode_ahead)
-    chunks = range(first, -(-stop // cvl.header.chunk))
+    geometry, chunk = cvl.header.geometry, cvl.header.chunk
+    first = engine.reaching(geometry.latent_of(frames.start), *geometry.latent_size(*cvl.header.size))
+    stop = min(cvl.num_latents, geometry.latent_of(frames.stop - 1) + 1 + engine.spec.decode_ahead)
+    chunks = range(first // chunk, -(-stop // chunk))
     device = engine.placement.device
     latents = ahead(read_latents(cvl, weights, chunks, stop, device=str(device)), device)
     decoded = engine.decode_stream(latents, *cvl.header.size, frames, depth=cvl.header.depth)

@@ -24,6 +24,7 @@ from cvvae_cli.bitstream.prior import (
     PriorTables,
     as_plane,
     convolve,
+    matrices,
 )
 from cvvae_cli.bitstream.residuals import (
     Beside,
@@ -102,7 +103,7 @@ class Motion:
         def tensor(values: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device, torch.float64)
 
-        self.kernels = tensor(tables.picture).view(3, -1, NUMBERS)
+        self.kernels = tensor(matrices(tables.picture))
         self.picture_bias, self.latents_bias = tensor(tables.picture_bias), tensor(tables.latents_bias)
         self.weights = tensor(tables.latents)
         self.scales = [0.5 ** int(shift) for shift in tables.shift]

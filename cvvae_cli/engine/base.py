@@ -69,6 +69,11 @@ class BaseEngine(ABC):
         self.dtype = dtype
         return self.build().to(self.placement.device).compute_in(dtype)
 
+    def reaching(self, latent: int, rows: int, columns: int) -> int:
+        """The first latent frame that `decode_stream` must be given for the exact frames of `latent`."""
+        chunk = self.spec.chunk_latents
+        return max(0, latent - latent % chunk - -(-self.spec.decode_context // chunk) * chunk)
+
     def describe(self) -> str:
         """What decides the last digits of a result: device, number type and tile."""
         tile = f" tile {self.options.tile_pixels}" if self.options.tile_pixels else ""

@@ -86,7 +86,7 @@ class Engine(BaseEngine):
         """Frames of consecutive chunks of the grid, cropped to the true size: those in `frames`, or all.
 
         With `frames`, only what reaches into them is computed. Their pixels are those of the whole video
-        if the chunks start at least `decode_context` latent frames before the first of them. They are uint16
+        if the chunks start at or before the latent frame that `reaching` says. They are uint16
         at full scale if `depth` is above 8 bits, else uint8.
         """
         wanted = range(2**62) if frames is None else frames
@@ -104,13 +104,15 @@ class Engine(BaseEngine):
     ) -> Iterator[tuple[Tensor, np.ndarray]]:
         """The wanted frames of a chunk and their pts, group by group; what does not reach them is skipped."""
         geometry = self.spec.geometry
-        group = self._group(*chunk.latents.shape[-2:])
+        size = chunk.latents.shape[-2:]
+        group = self._group(*size)
         first = geometry.latent_of(chunk.frames.start)
         start = geometry.latent_of(wanted.start) // group * group  # of the group to decode first
+        reaching = self.reaching(start, *size)
         for at in range(0, chunk.latents.shape[1], group):
             of_group = geometry.frames_of(range(first + at, first + at + group))
             to_go = start - first - at
-            if of_group.start >= wanted.stop or to_go >= self.spec.decode_context + group:
+            if of_group.start >= wanted.stop or first + at < reaching:
                 continue
             x = self._latents_to_network(chunk.latents[:, at : at + group], group)
             if to_go > 0:
@@ -123,6 +125,10 @@ class Engine(BaseEngine):
             if keep:
                 pts = chunk.pts[keep.start - chunk.frames.start : keep.stop - chunk.frames.start]
                 yield video[:, :, keep.start - begin : keep.stop - begin], pts
+
+    def reaching(self, latent: int, rows: int, columns: int) -> int:
+        group = self._group(rows, columns)
+        return max(0, latent - latent % group - -(-self.spec.decode_context // group) * group)
 
     def _group(self, rows: int, columns: int) -> int:
         """Latent frames that the network sees at a time."""
