@@ -103,16 +103,20 @@ class Motion:
         def tensor(values: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device, torch.float64)
 
-        self.kernels = tensor(matrices(tables.picture))
-        self.picture_bias, self.latents_bias = tensor(tables.picture_bias), tensor(tables.latents_bias)
-        self.weights = tensor(tables.latents)
-        self.scales = [0.5 ** int(shift) for shift in tables.shift]
-        self.gain, self.step = (tensor(rows[level - FIRST_LEVEL]) for rows in (tables.gain, tables.step))
+        row = level - FIRST_LEVEL
+        first, second = 0.5 ** tables.shift.astype(np.float64)  # powers of two leave sums exact
+        self.kernels = tensor(matrices(tables.picture) * (np.tile(tables.step[row], 3) * first))
+        self.picture_bias = tensor(tables.picture_bias * first)
+        self.weights, self.latents_bias = (
+            tensor(tables.latents * second),
+            tensor(tables.latents_bias * second),
+        )
+        self.gain = tensor(tables.gain[row] * 0.5 ** (LATENT_BITS + GAIN_BITS - FRACTION))
 
     def picture(self, cells: Tensor) -> Picture:
         """Of a latent frame (h, w, C) in cells of the quantiser, integers where it must be exact."""
-        total = convolve(cells.double() * self.step, self.kernels).add_(self.picture_bias)
-        pixels = total.mul_(self.scales[0]).add_(0.5).floor_().clamp_(-LARGEST, LARGEST).float()
+        total = convolve(cells.double(), self.kernels, self.picture_bias)
+        pixels = total.add_(0.5).floor_().clamp_(-LARGEST, LARGEST).float()
         planes = pixels.permute(2, 0, 1)[None]
         return Picture(
             functional.pixel_shuffle(planes[:, :LUMA], CELL), functional.pixel_shuffle(planes[:, LUMA:], HALF)
@@ -132,10 +136,12 @@ class Motion:
         luma, chroma = Moving(picture.luma), Moving(picture.chroma, 2)
         for piece in torch.split(places, PIECE):  # so that memory does not grow with the picture
             cells = piece.unbind(1)
-            parts = luma.at(cells, vectors).flatten(1), chroma.at(cells, vectors).flatten(1)
-            total = torch.addmm(self.latents_bias, torch.cat(parts, 1).double(), self.weights)
-            total.mul_(self.scales[1]).add_(0.5).floor_().clamp_(-LARGEST_LATENT, LARGEST_LATENT)
-            total.mul_(self.gain).mul_(0.5 ** (LATENT_BITS + GAIN_BITS - FRACTION)).add_(0.5).floor_()
+            numbers = torch.empty((len(piece), len(self.weights)), dtype=torch.float64, device=piece.device)
+            numbers[:, : FRAMES * LUMA] = luma.at(cells, vectors).flatten(1)
+            numbers[:, FRAMES * LUMA :] = chroma.at(cells, vectors).flatten(1)
+            total = torch.addmm(self.latents_bias, numbers, self.weights)
+            total.add_(0.5).floor_().clamp_(-LARGEST_LATENT, LARGEST_LATENT)
+            total.mul_(self.gain).add_(0.5).floor_()
             expected[cells[1:]] = total.clamp_(-LARGEST, LARGEST).int()
         return expected
 

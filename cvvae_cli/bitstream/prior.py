@@ -127,17 +127,20 @@ class PriorNetwork:
         sizes = tables.compress.astype(np.int32)
         self.compress = tensor(np.concatenate([-sizes[:0:-1], sizes]))
         self.largest_size = len(sizes) - 1
-        self.conv1, self.conv2 = (tensor(matrices(k)) for k in (tables.conv1, tables.conv2))
-        self.embed = [tensor(at_level(tables.embed, kind, level)) for kind in range(3)]
+        # a layer's shift is a power of two, by which sums of floats stay as exact as they are without
+        scale = 0.5 ** tables.shift.astype(np.float64)
+        self.conv1 = tensor(matrices(tables.conv1) * scale[0][:, None])
+        self.conv2 = tensor(matrices(tables.conv2) * scale[1][:, None])
+        self.embed = [tensor(at_level(tables.embed, kind, level) * scale[0]) for kind in range(3)]
         self.spread = [tensor(at_level(tables.spread, kind, level), torch.int32) for kind in range(3)]
-        self.trunk, self.hidden, self.head = (
-            tensor(kernel.transpose(0, 2, 1)) for kernel in (tables.trunk, tables.hidden, tables.head)
-        )
+        self.trunk = tensor(tables.trunk.transpose(0, 2, 1) * scale[2::2, :, None])
+        self.hidden = tensor(tables.hidden.transpose(0, 2, 1) * scale[3::2, :, None])
         self.known = [
-            tensor(tables.known[index, : len(taps)].reshape(-1, width).T) for index, taps in TAPS.items()
+            tensor((tables.known[index, : len(taps)].reshape(-1, width) * scale[2 + 2 * index]).T)
+            for index, taps in TAPS.items()
         ]
-        self.bias, self.head_bias = tensor(tables.bias), tensor(tables.head_bias)
-        self.scale = tensor(0.5 ** tables.shift.astype(np.float64))
+        self.bias = tensor(tables.bias * scale[1:])
+        self.head, self.head_bias = tensor(tables.head.transpose(0, 2, 1)), tensor(tables.head_bias)
         shifts = tables.head_shift.astype(np.int32).reshape(len(PASSES), 3, self.channels)
         self.head_shift = tensor(shifts, torch.int32)
         self.head_half = tensor((1 << shifts) >> 1, torch.int32)
@@ -150,9 +153,10 @@ class PriorNetwork:
         rows = symbols.clamp(-last, last).add_(last)
         return self.compress.index_select(0, rows.view(-1)).view(symbols.shape)
 
-    def activate(self, total: Tensor, layer: int) -> Tensor:
-        """clamp((total + half) >> shift, 0, 255), in place; the floating type holds all of it exactly."""
-        return total.mul_(self.scale[layer]).add_(0.5).floor_().clamp_(0, LARGEST)
+
+def activate(total: Tensor) -> Tensor:
+    """Sums times 2^-shift → clamp((sum + half) >> shift, 0, 255), in place."""
+    return total.add_(0.5).floor_().clamp_(0, LARGEST)
 
 
 def matrices(kernel: np.ndarray) -> np.ndarray:
@@ -160,20 +164,20 @@ def matrices(kernel: np.ndarray) -> np.ndarray:
     return kernel.reshape(3, -1, kernel.shape[2]).transpose(0, 2, 1)
 
 
-def multiply(x: Tensor, matrix: Tensor) -> Tensor:
-    """Integers (..., I) and (O, I) → (..., O).
+def multiply(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Integers (..., I), and (O, I) and (O,) in units of some 2^-n → (..., O).
 
     In float32 on a CPU as a 1x1 convolution, which has nothing to transform: matrix products of some builds
     of torch reach a third of its speed on CPUs that are not their maker's.
     """
     if x.device.type != "cpu" or x.dtype == torch.float64:
-        return functional.linear(x, matrix)
+        return functional.linear(x, matrix, bias)
     rows = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
-    y = functional.conv2d(rows, matrix[:, :, None, None]).permute(0, 2, 3, 1)
+    y = functional.conv2d(rows, matrix[:, :, None, None], bias).permute(0, 2, 3, 1)
     return y.reshape(*x.shape[:-1], -1)
 
 
-def convolve(x: Tensor, kernels: Tensor) -> Tensor:
+def convolve(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
     """3x3 convolution with zeros around: (h, w, I) with weights (3, O, 3 I) → (h, w, O), exact."""
     h, w, inputs = x.shape
     rows = x.new_empty(h + 2, w, 3, inputs)  # the three columns of a row side by side
@@ -181,7 +185,7 @@ def convolve(x: Tensor, kernels: Tensor) -> Tensor:
     for outside in (rows[0], rows[-1], rows[:, 0, 0], rows[:, -1, 2]):
         outside.zero_()
     rows = rows.view(h + 2, w, 3 * inputs)
-    total = multiply(rows[:h], kernels[0])
+    total = multiply(rows[:h], kernels[0], bias)
     for dy in (1, 2):
         total += multiply(rows[dy : dy + h], kernels[dy])
     return total
@@ -281,10 +285,8 @@ class PriorFrame:
         network = self.network
         change = self.before - (earlier << network.fraction)
         x = torch.cat([network.compressed(self.before), network.compressed(change)], dim=2)
-        x = convolve(x, network.conv1)
-        x = network.activate(x.add_(network.embed[self.kind]), 0)
-        x = convolve(x, network.conv2)
-        return network.activate(x.add_(network.bias[0]), 1)
+        x = activate(convolve(x, network.conv1, network.embed[self.kind]))
+        return activate(convolve(x, network.conv2, network.bias[0]))
 
     def _linear_features(self, earlier: Tensor) -> list[Tensor]:
         """P, P+, P|, PX, Q at every position, integers (h, w, C)."""
@@ -299,13 +301,11 @@ class PriorFrame:
         top, left = PASSES[index]
         x = self.trunk[top::2, left::2]
         rows, columns, width = x.shape
-        total = multiply(x.reshape(-1, width), network.trunk[index])
+        total = multiply(x.reshape(-1, width), network.trunk[index], network.bias[1 + 2 * index])
         if index:
             total += self._from_known(index, rows, columns)
-        x = network.activate(total.add_(network.bias[1 + 2 * index]), 2 + 2 * index)
-        total = multiply(x, network.hidden[index]).add_(network.bias[2 + 2 * index])
-        x = network.activate(total, 3 + 2 * index)
-        total = multiply(x, network.head[index]).add_(network.head_bias[index])
+        x = activate(multiply(activate(total), network.hidden[index], network.bias[2 + 2 * index]))
+        total = multiply(x, network.head[index], network.head_bias[index])
         mean, bins = (
             plane.view(rows, columns, -1).permute(2, 0, 1).contiguous()
             for plane in self._decide(index, total, rows, columns)

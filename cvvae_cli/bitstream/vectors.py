@@ -43,8 +43,9 @@ class Moving:
         self.planes, height, self.width = padded.shape[1:]
         self.area = height * self.width
         self.flat = padded.flatten()
-        pixel = torch.arange(self.size, device=planes.device)
-        plane = torch.arange(self.planes, device=planes.device)
+        number = torch.int32 if self.flat.numel() < 2**31 else torch.int64  # half the memory to look through
+        pixel = torch.arange(self.size, device=planes.device, dtype=number)
+        plane = torch.arange(self.planes, device=planes.device, dtype=number)
         self.inside = (pixel[:, None] * self.width + pixel).flatten() + plane[:, None] * self.area
 
     def at(self, cells: Cells, vectors: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ class Moving:
         down, right = shifts(vectors[sample, :, row // BLOCK, column // BLOCK], self.scale).unbind(1)
         corner = (row * self.size + self.margin) * self.width + column * self.size + self.margin
         corner = (corner + sample * self.planes * self.area)[:, None] - down * self.width - right
-        places = corner[:, :, None, None] + self.inside
+        places = corner[:, :, None, None].to(self.inside.dtype) + self.inside
         return self.flat.index_select(0, places.flatten()).view(places.shape)
 
 
