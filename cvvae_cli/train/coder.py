@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,7 +64,8 @@ class Coder(Trainee):
             for name, anchors in (("log_gain", self.log_gain), ("log_step", self.log_step)):
                 anchors.data.copy_(torch.from_numpy(arrays[f"quantizer.{name}"]))
         if has_prior:
-            restore_prior(self.prior, PriorTables.from_tensors(arrays), MotionTables.from_tensors(arrays))
+            tables, motion = PriorTables.from_tensors(arrays), MotionTables.from_tensors(arrays)
+            restore_prior(self.prior, tables, motion, np.exp(arrays["quantizer.log_gain"][-1]))
             return
         self.prior.motion.start(self.autoencoder, sampler)
         if has_levels:  # the prior first learns what their symbols are

@@ -40,8 +40,9 @@ def export(trainee: Trainee, config: TrainConfig, path: Path) -> None:
 
 def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_CLIPS) -> None:
     """Write `path`; the coder's integers are made with the rounded weights that are written."""
-    network = to_stored_precision(coder.autoencoder)
     coder = with_levels_up_to(config.objective.highest_quality, coder)
+    scale_to_highest_level(coder)
+    network = to_stored_precision(coder.autoencoder)
     prior, log_gain, log_step = (
         coder.prior.requires_grad_(True),
         coder.log_gain.detach(),
@@ -106,6 +107,21 @@ def with_levels_up_to(highest: float, coder: Coder) -> Coder:
     for anchors in (coder.log_gain, coder.log_step, prior.level, prior.scale_level):
         anchors.copy_(interpolate(anchors, torch.linspace(0, highest, len(anchors))))
     return coder
+
+
+@torch.no_grad()
+def scale_to_highest_level(coder: Coder) -> None:
+    """Scale the latents, in place, so that unrounded ones are what the decoder gets at the highest level.
+
+    Symbols of all levels, and what is decoded of them, stay as they are.
+    """
+    scale = (coder.log_gain[-1] + coder.log_step[-1]).exp()
+    network = coder.autoencoder
+    for layer in (network.linear_encode, network.encoder.head, coder.prior.motion.latents):
+        layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
+        assert layer.bias is not None
+        layer.bias.mul_(scale)
+    coder.log_gain.sub_(scale.log())
 
 
 def level_number(level: Tensor) -> int:

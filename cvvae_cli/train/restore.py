@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cvvae_cli.bitstream.motion import LATENT_BITS, PIXEL_BITS, STEP_BITS, MotionTables
+from cvvae_cli.bitstream.motion import GAIN_BITS, LATENT_BITS, PIXEL_BITS, STEP_BITS, MotionTables
 from cvvae_cli.bitstream.prior import TAPS, PriorTables
 from cvvae_cli.train.motion import MotionPrediction
 from cvvae_cli.train.prior import BINS_PER_NEPER, COMPRESS_STEPS, GATE_STEPS, SMALLEST_LOG_SCALE, LatentPrior
@@ -19,9 +19,12 @@ INPUT = 1 / COMPRESS_STEPS  # of what the first layers read
 
 
 @torch.no_grad()
-def restore_prior(prior: LatentPrior, tables: PriorTables, motion: MotionTables) -> None:
-    """Make `prior`, of the same width, what `tables` and `motion` were rounded from."""
-    restore_motion(prior.motion, motion)
+def restore_prior(prior: LatentPrior, tables: PriorTables, motion: MotionTables, gain: np.ndarray) -> None:
+    """Make `prior`, of the same width, what `tables` and `motion` were rounded from.
+
+    `gain` (C,) is that of the model at the highest level; the tables may hold latents in units of their own.
+    """
+    restore_motion(prior.motion, motion, gain)
     kinds = len(prior.kind)
     conv1, unit = in_floats([(tables.conv1, INPUT)], tables.shift[0])
     embed = scaled(tables.embed, tables.shift[0], unit)
@@ -60,14 +63,15 @@ def restore_pass(head: nn.Module, index: int, tables: PriorTables, trunk_unit: n
     return scaled(tables.spread[:, index], shift[2 * channels :], unit[2 * channels :])
 
 
-def restore_motion(motion: MotionPrediction, tables: MotionTables) -> None:
+def restore_motion(motion: MotionPrediction, tables: MotionTables, gain: np.ndarray) -> None:
     """The two linear maps of motion."""
     first, second = (int(shift) for shift in tables.shift)
     picture = tables.picture * 0.5 ** (first + PIXEL_BITS - STEP_BITS)
     put_taps(motion.picture, picture, tables.picture_bias * 0.5 ** (first + PIXEL_BITS))
-    latents = tables.latents * 0.5 ** (second + LATENT_BITS - PIXEL_BITS)
+    unit = tables.gain[-1] * 0.5**GAIN_BITS / gain
+    latents = tables.latents * (0.5 ** (second + LATENT_BITS - PIXEL_BITS) * unit)
     put(motion.latents.weight, latents.T)
-    put(motion.latents.bias, tables.latents_bias * 0.5 ** (second + LATENT_BITS))
+    put(motion.latents.bias, tables.latents_bias * (0.5 ** (second + LATENT_BITS) * unit))
 
 
 def in_floats(

@@ -28,7 +28,7 @@ from cvvae_cli.train.config import (
     load_config,
 )
 from cvvae_cli.train.data import ClipSampler, MemoryCache, find_sources
-from cvvae_cli.train.export import export_coder, with_levels_up_to
+from cvvae_cli.train.export import export_coder, scale_to_highest_level, with_levels_up_to
 from cvvae_cli.train.loop import learning_rate_factor, stage_at, train
 from cvvae_cli.train.losses import lambda_of, rate_distortion, round_through
 from cvvae_cli.train.motion import rounded_motion
@@ -236,7 +236,7 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
     exact = logistic_bits(symbols, *prior(symbols, fields, levels)).sum().item()
     assert integer < 1.01 * exact
     restored = LatentPrior(4, width=16)
-    restore_prior(restored, tables, motion)
+    restore_prior(restored, tables, motion, np.ones(4))
     again = logistic_bits(symbols, *restored(symbols, fields, levels)).sum().item()
     assert again == pytest.approx(exact, rel=0.005)
 
@@ -253,6 +253,27 @@ def test_the_highest_quality_may_lie_below_the_highest_level_trained(config):
     half = with_levels_up_to(0.5, coder)
     assert torch.allclose(half.levels(torch.ones(1)).gain, coder.levels(torch.tensor([0.5])).gain)
     assert torch.equal(half.levels(torch.zeros(1)).gain, coder.levels(torch.zeros(1)).gain)
+
+
+def test_unrounded_latents_are_scaled_as_those_of_the_highest_level(config):
+    torch.manual_seed(0)
+    coder = Coder(config)
+    for parameter in (coder.log_gain, coder.log_step, coder.autoencoder.encoder.head.weight):
+        parameter.data += 0.3 * torch.randn(parameter.shape)
+    video, place = torch.rand(1, 3, 9, 48, 48) * 2 - 1, torch.tensor([0.7])
+
+    def seen():
+        latents, levels = coder.autoencoder.encode(video), coder.levels(place)
+        symbols, vectors = (latents * levels.gain).round(), torch.full((1, 2, 2, 2, 2), 3)
+        return symbols, symbols * levels.step, coder.prior.expected(symbols, vectors, levels)
+
+    with torch.inference_mode():
+        before = seen()
+        scale_to_highest_level(coder)
+        for found, wanted in zip(seen(), before, strict=True):
+            assert torch.allclose(found, wanted, atol=1e-4)
+        highest = coder.levels(torch.ones(1))
+        assert torch.allclose(highest.gain * highest.step, torch.ones(1))
 
 
 def test_a_run_may_start_from_another_model(config, tmp_path):
