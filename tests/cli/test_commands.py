@@ -340,7 +340,14 @@ def test_options_that_cannot_be_met_are_refused_with_a_hint(cvvae, clip, options
 def test_an_interrupt_is_exit_code_130_and_leaves_nothing(lossless, tmp_path):
     source = lossless(moving_picture(200, 320, 240))
     command = [sys.executable, "-m", "cvvae_cli", "encode", str(source), str(tmp_path / "out.cvl")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where tests run in the background
+    )
     for _ in range(600):
         if (tmp_path / "out.cvl.part").exists():
             break

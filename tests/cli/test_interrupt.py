@@ -9,6 +9,14 @@ from cvvae_cli.errors import UnreadableSourceError
 from cvvae_cli.types import Progress
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Shells start what runs in the background with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def swallow_an_interrupt():
     """As a callback of a library does, out of which no exception comes."""
     try:
