@@ -107,10 +107,8 @@ class Motion:
         first, second = 0.5 ** tables.shift.astype(np.float64)  # powers of two leave sums exact
         self.kernels = tensor(matrices(tables.picture) * (np.tile(tables.step[row], 3) * first))
         self.picture_bias = tensor(tables.picture_bias * first)
-        self.weights, self.latents_bias = (
-            tensor(tables.latents * second),
-            tensor(tables.latents_bias * second),
-        )
+        self.weights = tensor(tables.latents * second)
+        self.latents_bias = tensor(tables.latents_bias * second)
         self.gain = tensor(tables.gain[row] * 0.5 ** (LATENT_BITS + GAIN_BITS - FRACTION))
 
     def picture(self, cells: Tensor) -> Picture:

@@ -96,80 +96,85 @@ def compact_spec(name: str, sha256: str, **others: Any) -> ModelSpec:
     )
 
 
-def codec_spec(name: str, sha256: str, **others: Any) -> ModelSpec:
+def codec_spec(
+    name: str, sha256: str, coder: str, default_level: int, scaling_factor: float = 1.0
+) -> ModelSpec:
     """A `compact` with quality levels and a prior."""
-    return compact_spec(name, sha256, period=12, levels=(10, 100), **others)
-
-
-MODELS: dict[str, ModelSpec] = {
-    "compact-1": compact_spec(
-        "compact-1",
-        "2d685672da9ab47b35ba500d8366d0ed4bea8e762c042b70fb7cb71469840de7",
-        coder="context-1",
-        period=32,
-    ),
-    "compact-2": codec_spec(
-        "compact-2",
-        "8ff6903eb3ce2c4663c00bf39fc8acc495c30928be3fdaa3d9c7190e309d7ec3",
-        coder="prior-1",
-        default_level=30,
-        scaling_factor=0.32,  # one over the deviation of its latents on training clips
-    ),
-    "compact-3": codec_spec(
-        "compact-3",
-        "30369877951c0fd732a841f92c0f706c505417aeb435091eba049add97a7e23f",
-        coder="prior-1",
-        default_level=35,  # 0.039 bits per pixel on average (`make evaluate`)
-        scaling_factor=0.34,  # one over the deviation of its latents on training clips
-    ),
-    "compact-4": codec_spec(
-        "compact-4",
-        "f8bcf7bbdca4d3c350f53a09e6df979133fe8e6e627afd84af18b38a0f8e6ecb",
-        coder="prior-2",
-        default_level=40,  # 0.040 bits per pixel on average (`make evaluate`)
-        scaling_factor=0.34,  # one over the deviation of its latents on training clips
-    ),
-    "compact-5": codec_spec(
-        "compact-5",
-        "0bcb7be722fdd11ddcd2e96cae840efc09532fd0feaac8036f37b65bdf549f64",
-        coder="prior-2",
-        default_level=40,  # 0.040 bits per pixel on average (`make evaluate`)
-        scaling_factor=0.34,  # one over the deviation of its latents on training clips
-    ),
-    "compact-flux2-1": compact_spec(  # latents that the image VAE of FLUX.2 understands
-        "compact-flux2-1",
-        "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18",
-        coder="exact-bf16",
-        period=4,
-    ),
-    "compact-flux2-2": compact_spec(
-        "compact-flux2-2",
-        "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c",
-        coder="exact-bf16",
-        period=4,
-    ),
-    "compact-flux2-3": compact_spec(
-        "compact-flux2-3",
-        "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252",
-        coder="exact-bf16",
-        period=4,
-    ),
-    "linear-1": ModelSpec(
-        name="linear-1",
-        geometry=LatentGeometry(channels=32, frames=4, pixels=8),
-        build=build_linear,
-        weights_file="linear-1.safetensors",
-        weights_sha256="28751bb6aedd40dffe4246c5c5174b6e521cd04902a01908530130a0c9769814",
-        chunk_latents=4,
-        coder="context-1",
-        period=32,
-        encode_context=0,
-        decode_context=0,
-        encode_halo=0,
-        decode_halo=0,
+    return compact_spec(
+        name,
+        sha256,
+        coder=coder,
+        period=12,
         levels=(10, 100),
-        default_level=50,
-    ),
+        default_level=default_level,
+        scaling_factor=scaling_factor,
+    )
+
+
+def latents_spec(name: str, sha256: str) -> ModelSpec:
+    """A `compact` whose latents are kept as they are."""
+    return compact_spec(name, sha256, coder="exact-bf16", period=4)
+
+
+# Default levels take at most 0.04 bits per pixel on average (`make evaluate`); a scaling factor is one over
+# the deviation of latents on training clips. The image VAE of FLUX.2 understands those of compact-flux2.
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        compact_spec(
+            "compact-1",
+            "2d685672da9ab47b35ba500d8366d0ed4bea8e762c042b70fb7cb71469840de7",
+            coder="context-1",
+            period=32,
+        ),
+        codec_spec(
+            "compact-2",
+            "8ff6903eb3ce2c4663c00bf39fc8acc495c30928be3fdaa3d9c7190e309d7ec3",
+            "prior-1",
+            30,
+            0.32,
+        ),
+        codec_spec(
+            "compact-3",
+            "30369877951c0fd732a841f92c0f706c505417aeb435091eba049add97a7e23f",
+            "prior-1",
+            35,
+            0.34,
+        ),
+        codec_spec(
+            "compact-4",
+            "f8bcf7bbdca4d3c350f53a09e6df979133fe8e6e627afd84af18b38a0f8e6ecb",
+            "prior-2",
+            40,
+            0.34,
+        ),
+        codec_spec(
+            "compact-5",
+            "0bcb7be722fdd11ddcd2e96cae840efc09532fd0feaac8036f37b65bdf549f64",
+            "prior-2",
+            40,
+            0.34,
+        ),
+        latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
+        latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
+        latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
+        ModelSpec(
+            name="linear-1",
+            geometry=LatentGeometry(channels=32, frames=4, pixels=8),
+            build=build_linear,
+            weights_file="linear-1.safetensors",
+            weights_sha256="28751bb6aedd40dffe4246c5c5174b6e521cd04902a01908530130a0c9769814",
+            chunk_latents=4,
+            coder="context-1",
+            period=32,
+            encode_context=0,
+            decode_context=0,
+            encode_halo=0,
+            decode_halo=0,
+            levels=(10, 100),
+            default_level=50,
+        ),
+    )
 }
 ALIASES = {"compact": "compact-5", "compact-flux2": "compact-flux2-3"}
 
@@ -206,23 +211,19 @@ def spec_of_file(path: Path) -> ModelSpec:
         config = compact_config(json.loads(metadata["config"]))
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
         raise WeightsError(f"{path} is no export of `cvvae train`") from None
-    has_coder = "quantizer.log_gain" in names
-    prior = "prior-2" if "motion.picture" in names else "prior-1"
+    name, sha256 = metadata.get("model", path.stem), hashlib.sha256(data).hexdigest()
+    if "quantizer.log_gain" in names:
+        spec = codec_spec(name, sha256, "prior-2" if "motion.picture" in names else "prior-1", 30)
+    else:
+        spec = latents_spec(name, sha256)
     return replace(
-        MODELS["compact-4"],
-        name=metadata.get("model", path.stem),
+        spec,
         geometry=LatentGeometry(config.latent_channels, frames=4, pixels=8),
         weights_file=str(path.resolve()),
-        weights_sha256=hashlib.sha256(data).hexdigest(),
-        coder=prior if has_coder else "exact-bf16",
-        period=12 if has_coder else 4,
-        levels=(10, 100) if has_coder else None,
-        default_level=30 if has_coder else None,
         encode_context=config.encode_context,
         decode_context=config.decode_context,
         encode_halo=config.encode_halo,
         decode_halo=config.decode_halo,
-        scaling_factor=1.0,
     )
 
 

@@ -130,9 +130,6 @@ class SharpenSection:
     size: int = 192
     learning_rate: float = 1e-3
     jitter: float = 0.2  # of a symbol's cell
-    vector_price: float = (
-        0.003  # what a block that moves otherwise than a neighbour costs, squared difference
-    )
     period: int = 12  # latent frames between fresh starts: weighs the first
 
 

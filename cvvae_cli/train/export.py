@@ -43,11 +43,8 @@ def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = 
     coder = with_levels_up_to(config.objective.highest_quality, coder)
     scale_to_highest_level(coder)
     network = to_stored_precision(coder.autoencoder)
-    prior, log_gain, log_step = (
-        coder.prior.requires_grad_(True),
-        coder.log_gain.detach(),
-        coder.log_step.detach(),
-    )
+    prior = coder.prior.requires_grad_(True)
+    log_gain, log_step = coder.log_gain.detach(), coder.log_step.detach()
     sampler = ClipSampler(find_sources(config.data.folders, config.data.exclude), config.data, config.seed)
     sharpen(prior, network, log_gain, log_step, sampler, config.sharpen)
     samples = list(training_symbols(network, log_gain, log_step, sampler, clips))
@@ -59,8 +56,7 @@ def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = 
     listed = [(s[0].permute(1, 0, 2, 3).int().numpy(), level_number(levels.place)) for s, levels in samples]
     tables = fit_frequencies(rounder.tables(), motion, listed, period=TABLE_FRAMES)
     arrays = network_arrays(network) | tables.to_tensors() | motion.to_tensors()
-    arrays["quantizer.log_gain"] = coder.log_gain.detach().numpy()
-    arrays["quantizer.log_step"] = coder.log_step.detach().numpy()
+    arrays |= {"quantizer.log_gain": log_gain.numpy(), "quantizer.log_step": log_step.numpy()}
     write(path, arrays, config, network.config.to_dict())
 
 

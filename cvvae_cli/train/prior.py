@@ -275,9 +275,7 @@ class Rounder:
         )
         shifts += [shift, hidden_shift]
         biases += [bias1, bias2]
-        ones = np.ones(channels)
-        units = np.concatenate([ones / GATE_STEPS, ones, ones / BINS_PER_NEPER])
-        offset = np.concatenate([0 * ones, 0 * ones, -SMALLEST_LOG_SCALE * ones])
+        units, offset = head_units(channels)
         base = np.concatenate([w(self.prior.scale_kind), w(self.prior.scale_level)])
         base = np.concatenate([np.zeros((len(base), 2 * channels)), base], axis=1)
         out, head_shift, (head_bias, spread) = rounded(
@@ -292,6 +290,12 @@ class Rounder:
             "head_shift": head_shift,
             "spread": spread[:, 2 * channels :],
         }
+
+
+def head_units(channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of gate, change and spread, (3 C,) each: the worth of a step of the integers, and what is added."""
+    units = np.repeat([1 / GATE_STEPS, 1.0, 1 / BINS_PER_NEPER], channels)
+    return units, np.repeat([0.0, 0.0, -SMALLEST_LOG_SCALE], channels)
 
 
 def compressing() -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cvvae_cli.bitstream.motion import GAIN_BITS, LATENT_BITS, PIXEL_BITS, STEP_BITS, MotionTables
 from cvvae_cli.bitstream.prior import TAPS, PriorTables
 from cvvae_cli.train.motion import MotionPrediction
-from cvvae_cli.train.prior import BINS_PER_NEPER, COMPRESS_STEPS, GATE_STEPS, SMALLEST_LOG_SCALE, LatentPrior
+from cvvae_cli.train.prior import COMPRESS_STEPS, LatentPrior, head_units
 
 INPUT = 1 / COMPRESS_STEPS  # of what the first layers read
 
@@ -33,10 +33,7 @@ def restore_prior(prior: LatentPrior, tables: PriorTables, motion: MotionTables,
     put_taps(prior.conv1, conv1[0], 0)
     conv2, unit = in_floats([(tables.conv2, unit)], tables.shift[1])
     put_taps(prior.conv2, conv2[0], scaled(tables.bias[0], tables.shift[1], unit))
-    spreads = []
-    for index, head in enumerate(prior.heads):
-        spreads.append(restore_pass(head, index, tables, unit))
-    spread = np.mean(spreads, axis=0)
+    spread = np.mean([restore_pass(head, k, tables, unit) for k, head in enumerate(prior.heads)], axis=0)
     put(prior.scale_kind, spread[:kinds])
     put(prior.scale_level, spread[kinds:])
     put(prior.linear, tables.linear / 4096)
@@ -55,11 +52,10 @@ def restore_pass(head: nn.Module, index: int, tables: PriorTables, trunk_unit: n
     (hidden,), hidden_unit = in_floats([(tables.hidden[index][None], unit)], shifts[1])
     put_taps(head.hidden, hidden, scaled(biases[1], shifts[1], hidden_unit))
     channels = tables.linear.shape[2]
-    unit = np.repeat([1 / GATE_STEPS, 1, 1 / BINS_PER_NEPER], channels)
-    offset = np.repeat([0, 0, SMALLEST_LOG_SCALE], channels)
+    unit, offset = head_units(channels)
     shift = tables.head_shift[index]
     (last,), _ = in_floats([(tables.head[index][None], hidden_unit)], shift, unit)
-    put_taps(head.head, last, scaled(tables.head_bias[index], shift, unit) + offset)
+    put_taps(head.head, last, scaled(tables.head_bias[index], shift, unit) - offset)
     return scaled(tables.spread[:, index], shift[2 * channels :], unit[2 * channels :])
 
 
