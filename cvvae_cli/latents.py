@@ -45,8 +45,9 @@ def latent_coder(header: Header, weights: Weights, device: str = "cpu") -> Laten
             f"the file uses the coder {header.coder!r}, which this program does not know",
             hint="install a newer cvvae",
         )
-    coder = ChunkCoder(kind.of_model(weights.arrays, header.level, device), header.period)
-    return QuantizedCoder(Quantizer(*weights.gain_and_step(header.level)), coder)
+    coder = kind.of_model(weights.arrays, header.level, device)
+    quantizer = Quantizer(*weights.gain_and_step(header.level), coder.symbol_bits)
+    return QuantizedCoder(quantizer, ChunkCoder(coder, header.period))
 
 
 def read_latents(

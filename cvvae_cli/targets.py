@@ -187,7 +187,8 @@ class Trial:
 
     def psnr_db(self, level: int) -> float:
         """Mean over the samples' frames, decoded."""
-        quantizer, coder = Quantizer(*self.weights.gain_and_step(level)), self._coder(level)
+        coder = self._coder(level)
+        quantizer = Quantizer(*self.weights.gain_and_step(level), coder.symbol_bits)
         values = []
         for sample in self.samples:
             symbols = np.concatenate([plan.symbols for plan in self._plans(coder, sample, level)])

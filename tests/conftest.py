@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import GOLDEN, moving_picture, tiny_spec
+from tiny import CODERS, GOLDEN, moving_picture, tiny_spec
 
 from cvvae_cli import store
 from cvvae_cli.engine.device import Placement
@@ -38,9 +38,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> registry.ModelSpec:
-    """The tiny model, registered as `tiny-1`; beside it `tiny-2`, with levels and a prior."""
+    """The tiny model, registered as `tiny-1`; beside it others, with levels and priors."""
     spec = tiny_spec()
-    for number in (1, 2, 3):
+    for number in range(1, len(CODERS) + 1):
         monkeypatch.setitem(registry.MODELS, f"tiny-{number}", tiny_spec(number))
     monkeypatch.setattr(store, "WEIGHTS_FOLDERS", (*store.WEIGHTS_FOLDERS, GOLDEN))
     return spec

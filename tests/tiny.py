@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
@@ -19,6 +20,7 @@ from cvvae_cli.types import FrameBatch, LatentGeometry
 
 GOLDEN = Path(__file__).parent / "golden"
 GAIN = (20.0, 2.0, 1.0, 0.5)
+CODERS = ("context-1", "prior-1", "prior-2", "prior-3")  # of the tiny models, from tiny-1 on
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
     latent_channels=4, fine_channels=8, coarse_channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
@@ -26,7 +28,7 @@ CONFIG = CompactConfig(
 
 
 def tiny_spec(number: int = 1) -> ModelSpec:
-    """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 `prior-1`, tiny-3 `prior-2`."""
+    """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 to tiny-4 `prior-1` to `-3`."""
     name = f"tiny-{number}"
     data = (GOLDEN / f"{name}.safetensors").read_bytes()
     return ModelSpec(
@@ -36,7 +38,7 @@ def tiny_spec(number: int = 1) -> ModelSpec:
         weights_file=f"{name}.safetensors",
         weights_sha256=hashlib.sha256(data).hexdigest(),
         chunk_latents=4,
-        coder=("context-1", "prior-1", "prior-2")[number - 1],
+        coder=CODERS[number - 1],
         period=8,
         encode_context=CONFIG.encode_context,
         decode_context=CONFIG.decode_context,
@@ -97,7 +99,8 @@ def make_weights() -> None:
 def make_prior_weights() -> None:
     """The same network with quality levels and a trained prior of width 16 that follows motion.
 
-    What made tiny-2, with `prior-1`, is in the history of this file, up to commit acbd238.
+    What made tiny-2, with `prior-1`, is in the history of this file, up to commit acbd238; tiny-3, with
+    `prior-2`, up to 82e87a1.
     """
     from cvvae_cli.train.motion import rounded_motion
     from cvvae_cli.train.prior import LatentPrior, Levels, Rounder, fit_frequencies, logistic_bits
@@ -116,18 +119,20 @@ def make_prior_weights() -> None:
     prior, levels = LatentPrior(4, width=16), Levels.at(torch.linspace(0, 1, 8), *anchors)
     prior.motion.fit(list(zip(videos, latents, strict=True)))
     optimizer = torch.optim.Adam(prior.groups(3e-3))
-    symbols = (torch.cat(latents) * levels.gain).round()
+    scaled = torch.cat(latents) * levels.gain
     vectors = prior.motion.vectors(torch.cat(latents))
     for _ in range(800):
-        logistic_bits(symbols, *prior(symbols, vectors, levels)).mean().backward()
+        estimate = prior(prior.decoded(scaled, vectors, levels), vectors, levels)
+        chosen = prior.quantized(scaled, *estimate, vectors, levels)
+        logistic_bits(chosen, *estimate).mean().backward()
         torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
     rounder = Rounder(prior)
-    rounder.measure(symbols, levels)
+    rounder.measure(scaled, levels)
     listed = [
-        (s.permute(1, 0, 2, 3).int().numpy(), 10 + round(90 * place))
-        for s, place in zip(symbols, levels.place.tolist(), strict=True)
+        (s.permute(1, 0, 2, 3).numpy(), 10 + round(90 * place))
+        for s, place in zip(scaled, levels.place.tolist(), strict=True)
     ]
     every = Levels.at(torch.linspace(0, 1, 91), *anchors)
     motion = rounded_motion(prior.motion, every.gain.flatten(1), every.step.flatten(1))
@@ -135,31 +140,34 @@ def make_prior_weights() -> None:
     kept = {n: a for n, a in arrays.items() if n.startswith(NETWORK_PREFIX)}
     kept |= tables.to_tensors() | motion.to_tensors()
     kept |= {"quantizer.log_gain": log_gain, "quantizer.log_step": log_step}
-    metadata = {"model": "tiny-3", "config": json.dumps(CONFIG.to_dict())}
-    (GOLDEN / "tiny-3.safetensors").write_bytes(save(kept, metadata))
+    metadata = {"model": "tiny-4", "config": json.dumps(CONFIG.to_dict())}
+    (GOLDEN / "tiny-4.safetensors").write_bytes(save(kept, metadata))
 
 
 GOLDENS = {
     "v1.0-context": {"model": "tiny-1"},
     "v1.0-prior": {"model": "tiny-2", "quality": 8.5},
     "v1.0-motion": {"model": "tiny-3", "quality": 8.5},
+    "v1.0-centered": {"model": "tiny-4", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
 
-def make_goldens() -> None:
+def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     """Write golden files of format 1.0, their symbols or latents, and their frames."""
     from cvvae_cli import codec, latents, store
+    from cvvae_cli.bitstream.coders import ENTROPY_CODERS
     from cvvae_cli.container.reader import open_cvl
     from cvvae_cli.engine.device import choose_placement
     from cvvae_cli.engine.stream import Engine
     from cvvae_cli.options import EncodeOptions
 
-    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in (1, 2, 3)})
+    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in range(1, len(CODERS) + 1)})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
     source = GOLDEN / "source.mkv"
     write_golden_source(source)
-    for name, options in GOLDENS.items():
+    for name in names:
+        options = GOLDENS[name]
         golden = GOLDEN / f"{name}.cvl"
         codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))
         with open_cvl(golden) as cvl:
@@ -172,7 +180,8 @@ def make_goldens() -> None:
         if "exact" not in options:
             quantizer = Quantizer(*weights.gain_and_step(level))
             step = quantizer.step if quantizer.step is not None else 1 / quantizer.gain
-            values = np.rint(values.transpose(1, 0, 2, 3) / step).astype(np.int16)
+            one = 2 ** ENTROPY_CODERS[spec.coder].symbol_bits
+            values = np.rint(values.transpose(1, 0, 2, 3) / step * one).astype(np.int16)
         np.savez_compressed(GOLDEN / f"{name}.npz", values=values, frames=frames[::EVERY])
     source.unlink()
 
@@ -197,4 +206,4 @@ def write_golden_source(path: Path) -> None:
 
 if __name__ == "__main__":
     make_prior_weights()
-    make_goldens()
+    make_goldens(["v1.0-centered"])

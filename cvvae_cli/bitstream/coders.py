@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cvvae_cli.bitstream.context import PASSES, FrameWalk, PlaneContext
-from cvvae_cli.bitstream.motion import MotionCoder
+from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
 from cvvae_cli.bitstream.prior import PriorCoder
 from cvvae_cli.bitstream.residuals import (
     PHASES,
@@ -93,8 +93,9 @@ class ContextCoder(ResidualCoder):
         return predict(mean, np.searchsorted(self.tables.thresholds, scale, side="right"))
 
 
-ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder | MotionCoder]] = {
+ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "context-1": ContextCoder,
     "prior-1": PriorCoder,
     "prior-2": MotionCoder,
+    "prior-3": CenteredCoder,
 }

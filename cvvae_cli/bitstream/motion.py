@@ -1,4 +1,4 @@
-"""`prior-2`: `prior-1` that follows motion (FORMAT.md, "prior-2").
+"""`prior-2` and `prior-3`: `prior-1` that follows motion (FORMAT.md, "prior-2" and "prior-3").
 
 In place of the latent frame before, its network sees what is expected of the present one: where blocks move,
 a coarse picture is made of the frame before, moved by vectors that are coded with each latent frame, and
@@ -27,6 +27,7 @@ from cvvae_cli.bitstream.prior import (
     matrices,
 )
 from cvvae_cli.bitstream.residuals import (
+    PHASES,
     Beside,
     Past,
     Prediction,
@@ -99,20 +100,27 @@ class Picture:
 class Motion:
     """The integers of one quality level as tensors of float64."""
 
-    def __init__(self, tables: MotionTables, level: int, device: torch.device) -> None:
+    def __init__(self, tables: MotionTables, level: int, device: torch.device, symbol_bits: int = 0) -> None:
+        """`symbol_bits`: after the point of the symbols of the frame before."""
+
         def tensor(values: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device, torch.float64)
 
         row = level - FIRST_LEVEL
         first, second = 0.5 ** tables.shift.astype(np.float64)  # powers of two leave sums exact
+        self.symbol_bits = symbol_bits
         self.kernels = tensor(matrices(tables.picture) * (np.tile(tables.step[row], 3) * first))
         self.picture_bias = tensor(tables.picture_bias * first)
         self.weights = tensor(tables.latents * second)
         self.latents_bias = tensor(tables.latents_bias * second)
         self.gain = tensor(tables.gain[row] * 0.5 ** (LATENT_BITS + GAIN_BITS - FRACTION))
 
-    def picture(self, cells: Tensor) -> Picture:
-        """Of a latent frame (h, w, C) in cells of the quantiser, integers where it must be exact."""
+    def picture(self, symbols: Tensor) -> Picture:
+        """Of the symbols (h, w, C) of a latent frame, exactly."""
+        return self.picture_of(symbols.double().mul_(0.5**self.symbol_bits))
+
+    def picture_of(self, cells: Tensor) -> Picture:
+        """Of a latent frame (h, w, C) in cells of the quantiser."""
         total = convolve(cells.double(), self.kernels, self.picture_bias)
         pixels = total.add_(0.5).floor_().clamp_(-LARGEST, LARGEST).float()
         planes = pixels.permute(2, 0, 1)[None]
@@ -121,12 +129,12 @@ class Motion:
         )
 
     def expected(self, before: Tensor, vectors: Tensor, picture: Picture | None = None) -> Tensor:
-        """The frame after `before` (h, w, C), moved by vectors (1, 2, rows, columns): int32, 1/16 cells.
+        """The frame after symbols `before` (h, w, C), moved by vectors (1, 2, rows, columns): 1/16 cells.
 
         `picture` is that of `before`, if it is at hand; it is made only where something moves.
         """
         h, w, _ = before.shape
-        expected = (before << FRACTION).clamp_(-LARGEST, LARGEST)
+        expected = (before << (FRACTION - self.symbol_bits)).clamp_(-LARGEST, LARGEST)
         places = (~still(vectors, h, w)).nonzero()
         if not len(places):
             return expected
@@ -153,7 +161,7 @@ class MotionCoder(PriorCoder):
 
     def __init__(self, tables: PriorTables, motion: MotionTables, level: int, device: str = "cpu") -> None:
         super().__init__(tables, level, device)
-        self.motion = Motion(motion, level, self.device)
+        self.motion = Motion(motion, level, self.device, self.symbol_bits)
 
     @classmethod
     def of_model(
@@ -167,6 +175,7 @@ class MotionCoder(PriorCoder):
         _, h, w = shape
         earlier = as_plane(past[0] if past else np.zeros(shape, np.int32), self.device)
         before = torch.zeros_like(earlier)
+        moves = torch.zeros(h, w, dtype=torch.bool, device=self.device)
         if past:
             picture = chosen = None
             if wanted is not None:
@@ -175,11 +184,13 @@ class MotionCoder(PriorCoder):
             field = yield from self.field(h, w, chosen)
             vectors = torch.from_numpy(field).to(self.device, torch.int64)
             before = self.motion.expected(earlier, vectors[None], picture)
-        yield from PriorFrame(self.network(), len(past), before, earlier).passes()
+            moves = ~still(vectors[None], h, w)[0]
+        grid = moves if self.symbol_bits else None
+        yield from PriorFrame(self.network(), len(past), before, earlier, grid).passes()
 
     def search(self, before: Picture, wanted: Tensor) -> np.ndarray:
         """Vectors int32 (2, rows, columns) from the picture of a latent frame to the next frame (h, w, C)."""
-        source, target = (p.luma[0] * 0.5**PIXEL_BITS for p in (before, self.motion.picture(wanted)))
+        source, target = (p.luma[0] * 0.5**PIXEL_BITS for p in (before, self.motion.picture_of(wanted)))
         field: np.ndarray = search(source, target, vector_price(self.level))[0].to("cpu", torch.int32).numpy()
         return field
 
@@ -194,6 +205,18 @@ class MotionCoder(PriorCoder):
             if np.abs(known[where]).max() > LARGEST_VECTOR:
                 raise CorruptFileError("the motion of a chunk is out of range")
         return known
+
+
+class CenteredCoder(MotionCoder):
+    """`prior-3` of one quality level: `prior-2` that counts residuals from the mean where something moves.
+
+    A residual of zero then gives the mean itself, and a mean between two integers costs nothing. What rests
+    stays on integers: it must not drift, nor jump where the coder starts fresh.
+    """
+
+    name = "prior-3"
+    symbol_bits = FRACTION
+    tables_per_bin = PHASES + 1
 
 
 def vector_price(level: int) -> float:

@@ -109,8 +109,9 @@ class PriorNetwork:
         *,
         bins: int,
         fraction: int,
+        symbol_bits: int,
     ) -> None:
-        """`fraction`: bits after the point of the frame before, as it is given to a PriorFrame."""
+        """Bits after the point: `fraction` of the frame before, as a PriorFrame gets it; those of symbols."""
 
         def tensor(values: np.ndarray, kind: torch.dtype = dtype) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device, kind)
@@ -120,6 +121,8 @@ class PriorNetwork:
         self.dtype = dtype
         self.bins = bins
         self.fraction = fraction
+        self.symbol_bits = symbol_bits
+        self.finer = fraction - symbol_bits
         # of the integers that hold every linear mean: |features| sum up to four neighbours
         largest = np.abs(tables.linear).sum(-1, dtype=np.int64).max() * 4 * MAX_SYMBOL
         self.integer = torch.int32 if largest < 2**30 else torch.int64
@@ -204,6 +207,7 @@ class PriorCoder(ResidualCoder):
     """`prior-1` of one quality level."""
 
     name = "prior-1"
+    tables_per_bin = PHASES
     fraction = 0  # bits after the point of what the network is given as the frame before
     other_tables = 0  # the last of the frequencies, which are not of symbols
 
@@ -240,9 +244,14 @@ class PriorCoder(ResidualCoder):
         is_single = self.device.type == "cpu" and singles_are_exact()
         dtype = torch.float32 if is_single else torch.float64
         if dtype not in self._networks:
-            bins = (len(self.frequencies) - self.other_tables) // PHASES
             self._networks[dtype] = PriorNetwork(
-                self.tables, self.level, self.device, dtype, bins=bins, fraction=self.fraction
+                self.tables,
+                self.level,
+                self.device,
+                dtype,
+                bins=(len(self.frequencies) - self.other_tables) // self.tables_per_bin,
+                fraction=self.fraction,
+                symbol_bits=self.symbol_bits,
             )
         return self._networks[dtype]
 
@@ -252,12 +261,26 @@ def as_plane(symbols: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(symbols)).to(device).permute(1, 2, 0).contiguous()
 
 
+Parts = tuple[Tensor, Tensor, Tensor]  # of a Prediction
+
+
 class PriorFrame:
     """What is known of one latent frame. Planes are (h, w, C); symbols come and go as (C, h, w)."""
 
-    def __init__(self, network: PriorNetwork, kind: int, before: Tensor, earlier: Tensor) -> None:
-        """The frame before, int32 in the network's fractions of a cell, and one earlier in cells."""
+    def __init__(
+        self,
+        network: PriorNetwork,
+        kind: int,
+        before: Tensor,
+        earlier: Tensor,
+        moves: Tensor | None = None,
+    ) -> None:
+        """The frame before, int32 in the network's fractions of a cell, and the symbols of one earlier.
+
+        `moves` (h, w) says where residuals count from the mean; None: nowhere, nor do symbols have fractions.
+        """
         self.network = network
+        self.moves = moves
         self.kind = kind
         self.before = before
         self.h, self.w, channels = before.shape
@@ -282,7 +305,7 @@ class PriorFrame:
     def _temporal(self, earlier: Tensor) -> Tensor:
         """Activations (h, w, W) from the frames before."""
         network = self.network
-        change = self.before - (earlier << network.fraction)
+        change = self.before - (earlier << network.finer)
         x = torch.cat([network.compressed(self.before), network.compressed(change)], dim=2)
         x = activate(convolve(x, network.conv1, network.embed[self.kind]))
         return activate(convolve(x, network.conv2, network.bias[0]))
@@ -309,7 +332,22 @@ class PriorFrame:
             plane.view(rows, columns, -1).permute(2, 0, 1).contiguous()
             for plane in self._decide(index, total, rows, columns)
         )
-        return Prediction(*(part.to("cpu", torch.int32).numpy() for part in predicted(mean, bins)))
+        guess = predicted(mean, bins)
+        if self.moves is not None:
+            guess = self._from_the_mean(guess, mean, bins, self.moves[top::2, left::2])
+        symbols, signs, tables = (part.to("cpu", torch.int32).numpy() for part in guess)
+        return Prediction(symbols, signs, tables, network.symbol_bits)
+
+    def _from_the_mean(self, guess: Parts, mean: Tensor, bins: Tensor, moves: Tensor) -> Parts:
+        """A prediction that counts residuals from the mean where something moves, with tables of its own."""
+        network = self.network
+        symbols, signs, tables = guess
+        coarser = MEAN_BITS - network.symbol_bits
+        largest = MAX_SYMBOL >> network.symbol_bits << network.symbol_bits
+        symbols = torch.where(moves, (mean + (1 << coarser >> 1)) >> coarser, symbols << network.symbol_bits)
+        signs = torch.where(moves, 1, signs)
+        tables = torch.where(moves, PHASES * network.bins + bins, tables)
+        return symbols.clamp_(-largest, largest), signs, tables
 
     def _from_known(self, index: int, rows: int, columns: int) -> Tensor:
         """(n, W): the network's view of the neighbours that are known."""
@@ -348,23 +386,26 @@ class PriorFrame:
             mean = weights[0] * features[0]
             for number, feature in enumerate(features[1:4], 1):
                 mean.addcmul_(feature, weights[number])
-            mean.bitwise_right_shift_(self.network.fraction).add_(weights[8])
+            if self.network.finer:
+                mean.bitwise_right_shift_(self.network.finer)
             for number, feature in enumerate(features[4:], 4):
                 mean.addcmul_(feature, weights[number])
-            means.append(mean)
+            if self.network.symbol_bits:
+                mean.bitwise_right_shift_(self.network.symbol_bits)
+            means.append(mean.add_(weights[8]))
         return means[0], means[1]
 
     def set(self, index: int, symbols: np.ndarray) -> None:
         """Make the symbols (C, rows, columns) of a pass known."""
         top, left = PASSES[index]
         values = as_plane(symbols, self.network.device)
-        cells = values << self.network.fraction
-        innovation = cells - self.before[top::2, left::2]
+        finer = values << self.network.finer
+        innovation = finer - self.before[top::2, left::2]
         inside = (slice(1 + top, 1 + self.h, 2), slice(1 + left, 1 + self.w, 2))
         self.symbols[inside] = values.to(self.symbols.dtype)
         seen = self.seen[inside]
         channels = self.network.channels
-        seen[..., :channels] = self.network.compressed(cells)
+        seen[..., :channels] = self.network.compressed(finer)
         seen[..., channels:] = self.network.compressed(innovation)
 
 

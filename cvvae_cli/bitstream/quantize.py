@@ -15,11 +15,13 @@ def rounded(scaled: np.ndarray) -> np.ndarray:
 class Quantizer:
     """Between latents (C, t, h, w) of one quality level and symbols (t, C, h, w)."""
 
-    def __init__(self, gain: np.ndarray, step: np.ndarray | None = None) -> None:
-        """float32 (C,): symbols per unit of a latent, and units per symbol, by default one over it.
+    def __init__(self, gain: np.ndarray, step: np.ndarray | None = None, symbol_bits: int = 0) -> None:
+        """float32 (C,): cells per unit of a latent, and units per cell, by default one over it.
 
         A step of its own lets reconstruction lie nearer to zero than the middle of a quantiser's cell.
+        Symbols that are dequantised have `symbol_bits` after their point.
         """
+        self.symbol_bits = symbol_bits
         self.gain = gain.astype(np.float32)[None, :, None, None]
         self.step = None if step is None else step.astype(np.float32)[None, :, None, None]
 
@@ -34,6 +36,6 @@ class Quantizer:
 
     def dequantize(self, symbols: np.ndarray) -> np.ndarray:
         """int32 (t, C, h, w) → float32 (C, t, h, w)."""
-        values = symbols.astype(np.float32)
+        values = symbols.astype(np.float32) * np.float32(0.5**self.symbol_bits)
         latents = values / self.gain if self.step is None else values * self.step
         return np.ascontiguousarray(latents.transpose(1, 0, 2, 3))

@@ -53,6 +53,7 @@ class Prediction:
     symbols: np.ndarray  # predicted
     signs: np.ndarray  # of the residual, so that the tables need one side of the fraction only
     tables: np.ndarray  # row of the frequencies
+    bits: int = 0  # after the point of what is predicted: residuals count cells of 2^bits
 
 
 Predictions = Generator[tuple[Where, Prediction], np.ndarray, None]
@@ -61,7 +62,7 @@ Step = tuple[Where, Prediction, np.ndarray]  # where it is, what was predicted, 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is coded of some latent frames: the symbols (t, C, h, w), and the steps that lead there."""
+    """What is coded of some latent frames: symbols (t, C, h, w) as `decode` gives them, and the steps."""
 
     symbols: np.ndarray
     steps: list[Step]
@@ -114,6 +115,7 @@ def check_frequencies(rows: np.ndarray, count: int) -> None:
 class ResidualCoder(ABC):
     """Codes symbols (t, C, h, w) in the steps of a predictor."""
 
+    symbol_bits = 0  # after the point of a symbol, in cells of the quantiser
     price = 0.0  # of a bit, in squared cells: for that much error a residual one nearer to zero is chosen
 
     def __init__(self, frequencies: np.ndarray) -> None:
@@ -147,12 +149,13 @@ class ResidualCoder(ABC):
         return coder.get_compressed().astype("<u4").tobytes()
 
     def exactly(self, symbols: np.ndarray, past: Past) -> Plan:
-        """The plan of these very symbols, int32 (t, C, h, w)."""
-        return self.plan(symbols, past, residuals_of)
+        """The plan of these very symbols, int32 (t, C, h, w); of coders whose symbols are whole cells."""
+        return self.plan(symbols, past, nearest)
 
     def choose(self, scaled: np.ndarray, past: Past) -> Plan:
         """Symbols for latents in units of the quantiser's cells, float32 (t, C, h, w)."""
-        return self.plan(scaled, past, self.best_residuals)
+        largest = (MAX_SYMBOL >> self.symbol_bits) - bool(self.symbol_bits)  # half a cell is added to it
+        return self.plan(scaled.clip(-largest, largest), past, self.best_residuals)
 
     def plan(
         self, values: np.ndarray, past: Past, decide: Callable[[np.ndarray, Prediction], np.ndarray]
@@ -165,13 +168,14 @@ class ResidualCoder(ABC):
             while True:
                 if isinstance(where, Beside):
                     assert where.values is not None
-                    residuals = residuals_of(where.values, guess)
+                    residuals = nearest(where.values, guess)
+                    coded = symbols_of(guess, residuals)
                 else:
                     residuals = decide(frame[where], guess)
-                    symbols[where] = guess.symbols + residuals
+                    coded = symbols[where] = symbols_of(guess, residuals)
                 plan.steps.append((where, guess, residuals))
                 try:
-                    where, guess = steps.send(guess.symbols + residuals)
+                    where, guess = steps.send(coded)
                 except StopIteration:
                     break
             past = shift(past, symbols)
@@ -179,13 +183,13 @@ class ResidualCoder(ABC):
 
     def best_residuals(self, scaled: np.ndarray, guess: Prediction) -> np.ndarray:
         """Of the nearest symbols, or one nearer to zero where the bits saved are worth the error."""
-        residuals = residuals_of(rounded(scaled), guess)
+        residuals = nearest(scaled, guess)
         if self.price:
             at = np.nonzero(residuals)
-            few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at])
+            few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at], guess.bits)
             far = residuals[at]
             near = far - np.sign(far)
-            offset = scaled[at] - few.symbols
+            offset = offset_of(scaled[at], few)
             lost = (offset - near) ** 2 - (offset - far) ** 2
             saved = self.bits_of(few, far) - self.bits_of(few, near)
             residuals[at] = np.where(self.price * saved > lost, near, far)
@@ -214,7 +218,7 @@ class ResidualCoder(ABC):
                 residuals = self.decode_residuals(coder, guess)
                 if on_step is not None:
                     on_step((where, guess, residuals))
-                values = guess.symbols + residuals
+                values = symbols_of(guess, residuals)
                 if not isinstance(where, Beside):
                     frame[where] = values
                 try:
@@ -272,9 +276,23 @@ class ResidualCoder(ABC):
         return bits
 
 
-def residuals_of(symbols: np.ndarray, guess: Prediction) -> np.ndarray:
-    difference: np.ndarray = symbols - guess.symbols
+def offset_of(cells: np.ndarray, guess: Prediction) -> np.ndarray:
+    """By how many cells values differ from what is predicted."""
+    difference: np.ndarray = cells - guess.symbols * 0.5**guess.bits
     return difference
+
+
+def nearest(cells: np.ndarray, guess: Prediction) -> np.ndarray:
+    """The residuals, int64, of the symbols nearest to values in cells."""
+    if guess.bits:
+        return np.rint(offset_of(cells, guess)).astype(np.int64)
+    return rounded(cells) - guess.symbols
+
+
+def symbols_of(guess: Prediction, residuals: np.ndarray) -> np.ndarray:
+    """What residuals stand for."""
+    symbols: np.ndarray = guess.symbols + (residuals << guess.bits)
+    return symbols
 
 
 def values_of(guess: Prediction, residuals: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from tiny import GOLDEN
 
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.motion import MotionCoder, MotionTables, field_passes, vector_price
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Beside, Plan
@@ -105,8 +106,10 @@ def test_every_vector_is_coded_once_and_after_the_neighbours_that_predict_it(row
 
 def compact():
     """The network that ships, and its coder at quality 5."""
-    weights = Weights(find_model("compact"))
-    return weights.build(), MotionCoder.of_model(weights.arrays, 50), Quantizer(*weights.gain_and_step(50))
+    spec = find_model("compact")
+    weights = Weights(spec)
+    coder = ENTROPY_CODERS[spec.coder].of_model(weights.arrays, 50)
+    return weights.build(), coder, Quantizer(*weights.gain_and_step(50), coder.symbol_bits)
 
 
 def test_motion_that_is_followed_costs_fewer_bits(monkeypatch):
@@ -114,17 +117,17 @@ def test_motion_that_is_followed_costs_fewer_bits(monkeypatch):
     scene = picture(128, 256).repeat(3, 1, 1)
     panned = torch.stack([scene.roll(3 * t, 2) for t in range(17)], 1)[None]
     with torch.inference_mode():
-        symbols = quantizer.quantize(network.encode(panned)[0].numpy())
-    followed = len(coder.encode(symbols, ()))
+        scaled = quantizer.scale(network.encode(panned)[0].numpy())
+    followed = len(coder.pack(coder.choose(scaled, ())))
     monkeypatch.setattr(coder, "search", lambda *frames: np.zeros((2, 4, 8), np.int32))
-    assert followed < 0.8 * len(coder.encode(symbols, ()))
+    assert followed < 0.8 * len(coder.pack(coder.choose(scaled, ())))
 
 
 def test_of_a_still_picture_nothing_moves():
     network, coder, quantizer = compact()
     with torch.inference_mode():
         latents = network.encode(picture(128, 128).repeat(3, 1, 1)[None, :, None].repeat(1, 1, 17, 1, 1))
-    plan = coder.exactly(quantizer.quantize(latents[0].numpy()), ())
+    plan = coder.choose(quantizer.scale(latents[0].numpy()), ())
     assert not any(where.values.any() for where, *_ in plan.steps if isinstance(where, Beside))
 
 

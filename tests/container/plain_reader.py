@@ -159,21 +159,27 @@ def decode_context_frame(ans, header, tables, past):
     return frame
 
 
-def decode_step(ans, guesses, frame):
-    """Decode what was predicted as (place, mean, bin); returns the residuals."""
+def decode_step(ans, guesses, frame, bits=0, bins=0, moving=()):
+    """Decode what was predicted as (place, mean, bin); returns the residuals. Symbols are in 2^-bits."""
     rounded = []
     for place, mean, number in guesses:
+        largest = 32767 >> bits << bits
+        if place[1:] in moving:
+            predicted = (mean + (2048 >> bits)) >> (12 - bits)
+            rounded.append((3 * bins + number, place, max(-largest, min(largest, predicted)), 1))
+            continue
         predicted = (mean + 2048) >> 12
         fraction = mean - (predicted << 12)
         table = 3 * number + min(abs(fraction) * 3 >> 11, 2)
-        rounded.append((table, place, max(-32767, min(32767, predicted)), -1 if fraction < 0 else 1))
+        predicted = max(-largest, min(largest, predicted << bits))
+        rounded.append((table, place, predicted, -1 if fraction < 0 else 1))
     values, residual = {}, {}
     for table, place, _, _ in sorted(rounded, key=lambda g: g[0]):
         values[place] = ans.symbol(table)
     for _, place, predicted, sign in rounded:
         v = values[place] - 127 if values[place] != 255 else ans.raw() - 65536
         residual[place] = sign * v
-        frame[place] = predicted + sign * v
+        frame[place] = predicted + (sign * v << bits)
     return residual
 
 
@@ -214,7 +220,24 @@ def decode_motion_frame(ans, header, tables, past):
     return decode_passes(ans, header, tables, len(past), p, q, 4, (len(tables["frequencies"]) - 11) // 3)
 
 
-DECODERS = {"context-1": decode_context_frame, "prior-1": decode_prior_frame, "prior-2": decode_motion_frame}
+def decode_centered_frame(ans, header, tables, past):
+    p, q, moving = {}, past[0] if past else {}, set()
+    if past:
+        vectors = decode_vectors(ans, header, len(tables["frequencies"]) - 11)
+        motion = {k[7:]: v for k, v in tables.items() if k.startswith("motion.")}
+        p = expected(header, motion, q, vectors, 4)
+        _, h, w = latent_size(header)
+        moving = {(y, x) for y in range(h) for x in range(w) if vectors[y // 4, x // 4] != (0, 0)}
+    bins = (len(tables["frequencies"]) - 11) // 4
+    return decode_passes(ans, header, tables, len(past), p, q, 0, bins, 4, moving)
+
+
+DECODERS = {
+    "context-1": decode_context_frame,
+    "prior-1": decode_prior_frame,
+    "prior-2": decode_motion_frame,
+    "prior-3": decode_centered_frame,
+}
 
 
 def decode_vectors(ans, header, first_table):
@@ -250,8 +273,8 @@ def decode_vectors(ans, header, first_table):
     return known
 
 
-def expected(header, motion, before, vectors):
-    """A latent frame by the one before and its motion alone, in 1/16: {(channel, row, column): int}."""
+def expected(header, motion, before, vectors, bits=0):
+    """A latent frame by the one before, in 2^-bits, and its motion alone, in 1/16."""
     channels, h, w = latent_size(header)
     step, gain = (motion[name][header["level"] - 10] for name in ("step", "gain"))
 
@@ -261,14 +284,14 @@ def expected(header, motion, before, vectors):
     planes = {}  # (plane, row, column): int
     for y in range(h):
         for x in range(w):
-            total = list(motion["picture_bias"])
+            total = [bias << bits for bias in motion["picture_bias"]]
             for number in range(9):
                 at = y + number // 3 - 1, x + number % 3 - 1
                 if (0, *at) in before:
                     near = [before[c, *at] * step[c] for c in range(channels)]
                     more = product(motion["picture"][number], near)
                     total = [a + b for a, b in zip(total, more, strict=True)]
-            pixels = [max(-32767, min(32767, shifted(t, motion["shift"][0]))) for t in total]
+            pixels = [max(-32767, min(32767, shifted(t, motion["shift"][0] + bits))) for t in total]
             for number, value in enumerate(pixels[:64]):
                 planes[0, 8 * y + number // 8, 8 * x + number % 8] = value
             for number, value in enumerate(pixels[64:]):
@@ -279,7 +302,7 @@ def expected(header, motion, before, vectors):
             down, right = vectors[y // 4, x // 4]
             if (down, right) == (0, 0):
                 for c in range(channels):
-                    out[c, y, x] = max(-32767, min(32767, 16 * before[c, y, x]))
+                    out[c, y, x] = max(-32767, min(32767, before[c, y, x] << (4 - bits)))
                 continue
             numbers = []
             for kinds, size in (((0,), 8), ((1, 2), 4)):
@@ -300,8 +323,8 @@ def expected(header, motion, before, vectors):
     return out
 
 
-def decode_passes(ans, header, tables, kind, p, q, fraction, bins):
-    """A frame by the network, with P in 2^-fraction of a cell."""
+def decode_passes(ans, header, tables, kind, p, q, fraction, bins, bits=0, moving=()):
+    """A frame by the network, with symbols in 2^-bits of a cell, and P finer by 2^-fraction."""
     channels, h, w = latent_size(header)
     level = header["level"]
     frame = {}
@@ -373,12 +396,13 @@ def decode_passes(ans, header, tables, kind, p, q, fraction, bins):
                         sum(frame.get((c, y + a, x + b), 0) for a, b in n) for n in (row, column, corners)
                     ]
                     one, two = (
-                        (dot(weights[:4], features[:4]) >> fraction) + dot(weights[4:], [*features[4:], 1])
-                        for weights in (tables["linear"][index][k][c] for k in (0, 1))
+                        ((dot(row[:4], features[:4]) >> fraction) + dot(row[4:8], features[4:]) >> bits)
+                        + row[8]
+                        for row in (tables["linear"][index][k][c] for k in (0, 1))
                     )
                     mean = (share * one + (256 - share) * two) // 256
                     mean += (change << 12) >> shifts[channels + c]
                     guesses.append(((c, y, x), mean, number))
         guesses.sort(key=lambda g: g[0])  # by channel, row, column
-        decode_step(ans, guesses, frame)
+        decode_step(ans, guesses, frame, bits, bins, moving)
     return frame

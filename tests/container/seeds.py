@@ -12,7 +12,7 @@ from cvvae_cli import store
 from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
 from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
-from cvvae_cli.bitstream.motion import MotionCoder
+from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
 from cvvae_cli.bitstream.prior import PriorCoder, PriorTables
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.container.reader import CvlReader
@@ -25,15 +25,19 @@ def coders() -> dict[str, LatentCoder]:
     """By their names in headers."""
     if GOLDEN not in store.WEIGHTS_FOLDERS:
         store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
-    weights, levelled, moving = (Weights(tiny_spec(number)) for number in (1, 2, 3))
+    weights, levelled, moving, centered = (Weights(tiny_spec(number)) for number in (1, 2, 3, 4))
     context = ChunkCoder(ContextCoder(ContextTables.from_tensors(weights.arrays)), 8)
     prior = ChunkCoder(PriorCoder(PriorTables.from_tensors(levelled.arrays), 85), 8)
     motion = ChunkCoder(MotionCoder.of_model(moving.arrays, 85), 8)
+    mean = CenteredCoder.of_model(centered.arrays, 85)
     exact: dict[str, LatentCoder] = {name: ExactCoder(dtype) for name, dtype in EXACT_TYPES.items()}
     return exact | {
         "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
         "prior-1": QuantizedCoder(Quantizer(*levelled.gain_and_step(85)), prior),
         "prior-2": QuantizedCoder(Quantizer(*moving.gain_and_step(85)), motion),
+        "prior-3": QuantizedCoder(
+            Quantizer(*centered.gain_and_step(85), mean.symbol_bits), ChunkCoder(mean, 8)
+        ),
     }
 
 
