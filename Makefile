@@ -58,7 +58,7 @@ evaluate: $(READY) ## Figures of README and model card: cvvae bench on DATA/eval
 	$(BIN)/python tests/tools/evaluate.py $(DATA)
 
 train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact.
-	$(BIN)/cvvae train --recipe compact-5 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-5.safetensors --force
+	$(BIN)/cvvae train --recipe compact-6 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-6.safetensors --force
 
 compat: $(READY) ## Measure compact-flux2 against the image VAE at IMAGE_VAE (ten minutes).
 	$(BIN)/python tests/tools/compat.py report $(DATA) $(IMAGE_VAE) $(COMPAT)

@@ -22,8 +22,8 @@ RECIPES = Path(__file__).parent.parent / "train" / "recipes"
 
 def train(
     recipe: Annotated[
-        str, typer.Option(help="A recipe that ships, such as compact-5, or a TOML file.")
-    ] = "compact-5",
+        str, typer.Option(help="A recipe that ships, such as compact-6, or a TOML file.")
+    ] = "compact-6",
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of videos, frame folders and photos; may be repeated.")
     ] = None,

@@ -16,7 +16,7 @@ from cvvae_cli.models.layers import fold
 from cvvae_cli.models.registry import Weights, find_model_or_file
 from cvvae_cli.train.config import TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise, principal_components, psnr_of_mse
-from cvvae_cli.train.losses import add_noise, lambda_of, rate_distortion, round_through
+from cvvae_cli.train.losses import add_noise, mean_of_samples, rate_distortion, through
 from cvvae_cli.train.prior import ANCHORS, LatentPrior, Levels, logistic_bits
 from cvvae_cli.train.restore import restore_prior
 from cvvae_cli.train.sharpen import sharpen
@@ -82,16 +82,17 @@ class Coder(Trainee):
         with autocast_for(video.device):
             latents = self.autoencoder.encode(video).float()
             scaled = latents * levels.gain
-            rounded = round_through(scaled)
             vectors = self.prior.motion.vectors(latents)
-            mean, log_scale = self.prior(rounded, vectors, levels)
-            decoded = self.autoencoder.decode(rounded * levels.step)
+            known = self.prior.decoded(scaled, vectors, levels)
+            mean, log_scale = self.prior(through(scaled, known), vectors, levels)
+            mean, log_scale = mean.float(), log_scale.float()
+            values = self.prior.quantized(scaled, mean, log_scale, vectors, levels)
+            decoded = self.autoencoder.decode(through(scaled, values) * levels.step)
         noisy = add_noise(scaled, noise.uniform(*scaled.shape[1:]))
-        bits = logistic_bits(noisy, mean.float(), log_scale.float())
+        bits = logistic_bits(noisy, mean, log_scale)
         rate, mse = rate_distortion(video, decoded, bits, objective)
-        weight = lambda_of(levels.place, objective)
-        losses = (weight * 255**2 * mse + rate) * (objective.highest_lambda / weight).sqrt()
-        return losses.mean(), {"mse": mse.mean().item(), "bits_per_pixel": rate.mean().item()}
+        loss = mean_of_samples(rate, mse, levels.place, objective)
+        return loss, {"mse": mse.mean().item(), "bits_per_pixel": rate.mean().item()}
 
     def figures(self, video: Tensor) -> dict[str, Figures]:
         """PSNR and the prior's estimate of bits per pixel at a few levels, with rounded latents."""
@@ -101,12 +102,14 @@ class Coder(Trainee):
 
     def _figures_of_level(self, video: Tensor, latents: Tensor, level: float) -> Figures:
         levels = self.levels(torch.tensor([level], device=video.device))
-        symbols = (latents * levels.gain).round()
+        scaled = latents * levels.gain
         with autocast_for(video.device):
             vectors = self.prior.motion.vectors(latents)
-            mean, log_scale = self.prior(symbols, vectors, levels)
-            decoded = self.autoencoder.decode(symbols * levels.step).float().clamp(-1, 1)
-        bits = logistic_bits(symbols, mean.float(), log_scale.float())
+            known = self.prior.decoded(scaled, vectors, levels)
+            mean, log_scale = (x.float() for x in self.prior(known, vectors, levels))
+            values = self.prior.quantized(scaled, mean, log_scale, vectors, levels)
+            decoded = self.autoencoder.decode(values * levels.step).float().clamp(-1, 1)
+        bits = logistic_bits(values, mean, log_scale)
         pixels = video.shape[2] * video.shape[3] * video.shape[4]
         mse = (video - decoded).square().mean().item()
         return {

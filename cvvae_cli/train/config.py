@@ -76,12 +76,14 @@ class ObjectiveSection:
     """loss = lambda * 255^2 * MSE of pixels in [0, 1] + bits per pixel, at a random quality level per sample.
 
     lambda grows geometrically with the level; a sample weighs by one over its square root, or the high levels
-    would rule the gradient.
+    would rule the gradient. With "log" the logarithm of that enters: a tenth less counts as much in a smooth
+    clip of few bits as in a rough one of many, as it does in a mean of BD-rates.
     """
 
     lowest_lambda: float = 0.000125
     highest_lambda: float = 0.003
     highest_quality: float = 1.0  # the trained level that becomes quality 10; quality 1 is level 0
+    samples: Literal["mean", "log"] = "mean"  # what is averaged: losses, or their logarithms
     clip_frames: int = 48  # between two fresh starts of the coder: what the first frame's share is taken from
     initial_step: float = 0.9  # quantiser step of the principal components at the start, pixels in [-1, 1]
 

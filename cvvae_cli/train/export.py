@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor
 
+from cvvae_cli.bitstream.motion import CenteredCoder
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.models.compact import Compact
 from cvvae_cli.models.registry import NETWORK_PREFIX
@@ -47,17 +48,17 @@ def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = 
     log_gain, log_step = coder.log_gain.detach(), coder.log_step.detach()
     sampler = ClipSampler(find_sources(config.data.folders, config.data.exclude), config.data, config.seed)
     sharpen(prior, network, log_gain, log_step, sampler, config.sharpen)
-    samples = list(training_symbols(network, log_gain, log_step, sampler, clips))
+    samples = list(training_latents(network, log_gain, log_step, sampler, clips))
     rounder = Rounder(prior)
-    for symbols, levels in samples[: len(samples) // 2]:
-        rounder.measure(symbols, levels)
+    for scaled, levels in samples[: len(samples) // 2]:
+        rounder.measure(scaled, levels)
     every = Levels.at(torch.linspace(0, 1, LAST_LEVEL - FIRST_LEVEL + 1), log_gain, log_step)
     motion = rounded_motion(prior.motion, every.gain.flatten(1), every.step.flatten(1))
-    listed = [(s[0].permute(1, 0, 2, 3).int().numpy(), level_number(levels.place)) for s, levels in samples]
+    listed = [(s[0].permute(1, 0, 2, 3).numpy(), level_number(levels.place)) for s, levels in samples]
     tables = fit_frequencies(rounder.tables(), motion, listed, period=TABLE_FRAMES)
     arrays = network_arrays(network) | tables.to_tensors() | motion.to_tensors()
     arrays |= {"quantizer.log_gain": log_gain.numpy(), "quantizer.log_step": log_step.numpy()}
-    write(path, arrays, config, network.config.to_dict())
+    write(path, arrays, config, network.config.to_dict(), CenteredCoder.name)
 
 
 def export_latents(trainee: LatentTrainee, config: TrainConfig, path: Path) -> None:
@@ -84,9 +85,16 @@ def network_arrays(network: Compact) -> dict[str, np.ndarray]:
     }
 
 
-def write(path: Path, arrays: dict[str, np.ndarray], config: TrainConfig, network: dict[str, Any]) -> None:
+def write(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    config: TrainConfig,
+    network: dict[str, Any],
+    coder: str | None = None,
+) -> None:
     metadata = {
         "model": config.name,
+        **({} if coder is None else {"coder": coder}),
         "config": json.dumps(network, sort_keys=True),
         "recipe": json.dumps(without_paths(config), sort_keys=True),
     }
@@ -133,14 +141,14 @@ def to_stored_precision(network: Compact) -> Compact:
 
 
 @torch.inference_mode()
-def training_symbols(
+def training_latents(
     network: Compact, log_gain: Tensor, log_step: Tensor, sampler: ClipSampler, clips: int
 ) -> Iterator[tuple[Tensor, Levels]]:
-    """Symbols (1, C, t, h, w) of training clips, larger and longer than those of training; their levels."""
+    """Latents (1, C, t, h, w) in cells, of clips larger and longer than those of training; their levels."""
     for number in range(clips):
         video = sampler.batch(FIRST_STEP + number, 1, TABLE_FRAMES, TABLE_SIZE)
         levels = Levels.at(torch.tensor([number % TABLE_LEVELS / (TABLE_LEVELS - 1)]), log_gain, log_step)
-        yield (network.encode(video) * levels.gain).round(), levels
+        yield network.encode(video) * levels.gain, levels
 
 
 def without_paths(config: TrainConfig) -> dict[str, object]:

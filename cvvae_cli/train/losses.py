@@ -6,15 +6,17 @@ from torch import Tensor
 
 from cvvae_cli.train.config import ObjectiveSection
 
+LEAST_LOSS = 0.01  # about that of a still clip: what is below it, black pictures say, has nothing to teach
+
 
 def add_noise(latents: Tensor, uniform: Tensor) -> Tensor:
     """What rounding does to the rate, made differentiable: noise of one step, from numbers in [0, 1)."""
     return latents + uniform - 0.5
 
 
-def round_through(latents: Tensor) -> Tensor:
-    """Rounded, with the gradient of the identity."""
-    return latents + (latents.round() - latents).detach()
+def through(latents: Tensor, values: Tensor) -> Tensor:
+    """`values`, what became of latents, with the gradient of the identity."""
+    return latents + (values - latents).detach()
 
 
 def lambda_of(level: Tensor, objective: ObjectiveSection) -> Tensor:
@@ -36,6 +38,15 @@ def rate_distortion(
     error = (video - decoded.float()).square().mean((1, 3, 4)) / 4  # (B, T)
     rate = (per_latent[:, 0] + (frames - 1) / 4 * mean_after_first(per_latent)) / frames
     return rate, (error[:, 0] + (frames - 1) * mean_after_first(error)) / frames
+
+
+def mean_of_samples(rate: Tensor, mse: Tensor, level: Tensor, objective: ObjectiveSection) -> Tensor:
+    """The loss: of samples (B,) at levels (B,) in [0, 1]; see ObjectiveSection."""
+    weight = lambda_of(level, objective)
+    losses = (weight * 255**2 * mse + rate) * (objective.highest_lambda / weight).sqrt()
+    if objective.samples == "log":
+        losses = losses.add(LEAST_LOSS).log()
+    return losses.mean()
 
 
 def mean_after_first(values: Tensor) -> Tensor:

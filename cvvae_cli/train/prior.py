@@ -1,4 +1,4 @@
-"""The prior of `prior-2` in floats, as training shapes it, and its rounding to integers."""
+"""The prior of `prior-3` in floats, as training shapes it, and its rounding to integers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cvvae_cli.bitstream.context import PASSES
-from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, MotionCoder, MotionTables
-from cvvae_cli.bitstream.prior import FEATURES, LARGEST, TAPS, PriorTables
+from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder, MotionTables
+from cvvae_cli.bitstream.prior import FEATURES, LARGEST, PRICE, TAPS, PriorTables
 from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES, PROBABILITY_BITS, values_of
 from cvvae_cli.bitstream.vectors import still
 from cvvae_cli.train.motion import MotionPrediction
@@ -25,7 +25,7 @@ GATE_STEPS = 16
 FIRST_GATE = 1.0  # logit of the temporal mean's share, before training
 SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE, BINS_PER_NEPER = -4.0, 5.0, 6
 BINS = round((LARGEST_LOG_SCALE - SMALLEST_LOG_SCALE) * BINS_PER_NEPER)
-TABLES = BINS * PHASES + VECTOR_TABLES
+TABLES = BINS * (PHASES + 1) + VECTOR_TABLES
 VECTOR_SPREAD = 4.0  # in pixels, of the pseudo-counts of a table of vectors
 EXACT = 2**24 - 1  # the largest sum that single precision holds exactly in any order
 MIN_LIKELIHOOD = 1e-6
@@ -46,14 +46,19 @@ class Levels:
     """Quality levels of the samples of a batch."""
 
     place: Tensor  # (B,) in [0, 1]
-    gain: Tensor  # (B, C, 1, 1, 1), symbols per unit of a latent
-    step: Tensor  # (B, C, 1, 1, 1), units of a latent per symbol
+    gain: Tensor  # (B, C, 1, 1, 1), cells of the quantiser per unit of a latent
+    step: Tensor  # (B, C, 1, 1, 1), units of a latent per cell
 
     @classmethod
     def at(cls, place: Tensor, log_gain: Tensor, log_step: Tensor) -> Levels:
         """Between the anchors (A, C) of the logarithms."""
         gain, step = (interpolate(a, place).exp()[:, :, None, None, None] for a in (log_gain, log_step))
         return cls(place, gain, step)
+
+    @property
+    def price(self) -> Tensor:
+        """Of a bit in squared cells, as the coder has it: (B, 1, 1, 1, 1)."""
+        return PRICE * (2 * (1 - self.place)).clamp(max=1)[:, None, None, None, None]
 
 
 class PassNetwork(nn.Module):
@@ -89,16 +94,19 @@ class LatentPrior(nn.Module):
         linear[2:, 1, :, 5:7] = 0.25
         self.linear = nn.Parameter(linear)
 
-    def forward(self, symbols: Tensor, vectors: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
-        """Of symbols (B, C, t, h, w) from the start of a period; vectors are (B, t - 1, 2, rows, columns)."""
-        b, c, t, h, w = symbols.shape
+    def forward(self, decoded: Tensor, vectors: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+        """Of decoded latents in cells, (B, C, t, h, w), from the start of a period.
+
+        Vectors are (B, t - 1, 2, rows, columns).
+        """
+        b, c, t, h, w = decoded.shape
 
         def frames(x: Tensor) -> Tensor:
             return x.transpose(1, 2).flatten(0, 1)
 
-        nothing = torch.zeros_like(symbols[:, :, :1])
-        earlier = torch.cat([nothing, symbols[:, :, :-1]], 2)
-        x, p, q = frames(symbols), frames(self.expected(symbols, vectors, levels)), frames(earlier)
+        nothing = torch.zeros_like(decoded[:, :, :1])
+        earlier = torch.cat([nothing, decoded[:, :, :-1]], 2)
+        x, p, q = frames(decoded), frames(self.expected(decoded, vectors, levels)), frames(earlier)
         kinds = torch.arange(t, device=x.device).clamp(max=2).repeat(b)
         trunk, spread = self.temporal(p, q, kinds, levels.place.repeat_interleave(t))
         features = [p, *around(p), q]
@@ -115,6 +123,28 @@ class LatentPrior(nn.Module):
 
         return back(means), back(scales)
 
+    @torch.no_grad()
+    def decoded(self, scaled: Tensor, vectors: Tensor, levels: Levels, rounds: int = 1) -> Tensor:
+        """About what the coder makes of latents in cells, (B, C, t, h, w).
+
+        It knows what it decoded before. Here all is found at once, from means that know what was found in
+        the round before, in the first round the nearest integers.
+        """
+        decoded = scaled.round()
+        for _ in range(rounds):
+            decoded = self.quantized(scaled, *self(decoded, vectors, levels), vectors, levels)
+        return decoded
+
+    def quantized(
+        self, scaled: Tensor, mean: Tensor, log_scale: Tensor, vectors: Tensor, levels: Levels
+    ) -> Tensor:
+        """The same by means and log scales that are known."""
+        moves = torch.zeros_like(scaled[:, :1], dtype=torch.bool)
+        if scaled.shape[2] > 1:
+            rests = still(vectors.flatten(0, 1), *scaled.shape[3:])
+            moves[:, 0, 1:] = ~rests.view(len(scaled), -1, *scaled.shape[3:])
+        return quantized(scaled, mean.float(), log_scale.float(), levels.price, moves)
+
     def groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Parameters with their learning rates. What starts from least squares moves slower."""
         motion = list(self.motion.parameters())
@@ -125,17 +155,17 @@ class LatentPrior(nn.Module):
             {"params": motion, "lr": MOTION_RATE * learning_rate},
         ]
 
-    def expected(self, symbols: Tensor, vectors: Tensor, levels: Levels) -> Tensor:
+    def expected(self, decoded: Tensor, vectors: Tensor, levels: Levels) -> Tensor:
         """What each latent frame would be by the one before and motion alone; zeros for the first."""
-        b, c, t, h, w = symbols.shape
+        b, c, t, h, w = decoded.shape
         if t == 1:
-            return torch.zeros_like(symbols)
-        before = symbols[:, :, :-1]
+            return torch.zeros_like(decoded)
+        before = decoded[:, :, :-1]
         latents = (before * levels.step).transpose(1, 2).flatten(0, 1)
         moved = self.motion(latents, vectors.flatten(0, 1)).view(b, t - 1, c, h, w).transpose(1, 2)
         rests = still(vectors.flatten(0, 1), h, w).view(b, 1, t - 1, h, w)
         expected = torch.where(rests, before, moved * levels.gain)
-        return torch.cat([torch.zeros_like(symbols[:, :, :1]), expected], 2)
+        return torch.cat([torch.zeros_like(decoded[:, :, :1]), expected], 2)
 
     def temporal(self, p: Tensor, q: Tensor, kinds: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Activations from the two frames before, and the part of the log scale that no pixel changes."""
@@ -187,21 +217,34 @@ def logistic_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return -torch.log2(likelihood.clamp_min(MIN_LIKELIHOOD))
 
 
+@torch.no_grad()
+def quantized(scaled: Tensor, mean: Tensor, log_scale: Tensor, price: Tensor, moves: Tensor) -> Tensor:
+    """Latents in cells of the quantiser → what the coder chooses for them, in cells.
+
+    Whole residuals are counted from the mean where something moves, else from the integer next to it.
+    """
+    start = torch.where(moves, mean, mean.round())
+    far = start + (scaled - start).round()
+    near = far - (far - start).sign()
+    saved = logistic_bits(far, mean, log_scale) - logistic_bits(near, mean, log_scale)
+    return torch.where(price * saved > (scaled - near) ** 2 - (scaled - far) ** 2, near, far)
+
+
 class Rounder:
-    """Rounds the float prior to integers. Ranges of activations are measured on symbols."""
+    """Rounds the float prior to integers. Ranges of activations are measured on decoded latents in cells."""
 
     def __init__(self, prior: LatentPrior) -> None:
         self.prior = prior
         self.ranges: dict[str, Tensor] = {}
 
     @torch.inference_mode()
-    def measure(self, symbols: Tensor, levels: Levels) -> None:
+    def measure(self, decoded: Tensor, levels: Levels) -> None:
         """Note the largest activations of each channel."""
         hooks = [
             layer.register_forward_pre_hook(lambda _, x, name=name: self._note(name, x[0]))
             for name, layer in self._inputs()
         ]
-        self.prior(symbols, self.prior.motion.vectors(symbols * levels.step), levels)
+        self.prior(decoded, self.prior.motion.vectors(decoded * levels.step), levels)
         for hook in hooks:
             hook.remove()
 
@@ -343,29 +386,40 @@ def rounded(
 def fit_frequencies(
     tables: PriorTables, motion: MotionTables, clips: list[tuple[np.ndarray, int]], period: int
 ) -> PriorTables:
-    """The tables with frequencies from symbols: (t, C, h, w) and the level of each clip, from frame 0 on."""
-    counts = np.zeros((TABLES, ALPHABET))
-    for symbols, level in clips:
-        coder = MotionCoder(tables, motion, level)
-        for first in range(0, len(symbols), period):
-            for _, guess, residuals in coder.exactly(symbols[first : first + period], ()).steps:
-                flat = guess.tables.ravel().astype(np.int64) * ALPHABET + values_of(guess, residuals).ravel()
-                counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
-    return replace(tables, frequencies=frequencies_of(counts))
+    """The tables with frequencies from latents in cells: (t, C, h, w) and the level of each clip.
+
+    Twice, for what a coder chooses depends on what it takes the bits to be.
+    """
+    tables = replace(tables, frequencies=frequencies_of(np.zeros((TABLES, ALPHABET))))
+    for part in (clips[::3], clips):
+        counts = sum(counts_of(CenteredCoder(tables, motion, level), c, period) for c, level in part)
+        tables = replace(tables, frequencies=frequencies_of(np.asarray(counts)))
+    return tables
+
+
+def counts_of(coder: CenteredCoder, scaled: np.ndarray, period: int) -> np.ndarray:
+    """How often each value of each table (TABLES, 256) is chosen for latents in cells, from frame 0 on."""
+    counts = np.zeros(TABLES * ALPHABET)
+    for first in range(0, len(scaled), period):
+        for _, guess, residuals in coder.choose(scaled[first : first + period], ()).steps:
+            flat = guess.tables.ravel().astype(np.int64) * ALPHABET + values_of(guess, residuals).ravel()
+            counts += np.bincount(flat, minlength=counts.size)
+    return counts.reshape(TABLES, ALPHABET)
 
 
 def frequencies_of(counts: np.ndarray) -> np.ndarray:
     """Histograms → frequencies: int32, each at least 1, rows sum to 2^24."""
     values = np.arange(ALPHABET - 1) - CENTER
+    of_bins = np.exp(np.arange(BINS) / BINS_PER_NEPER + SMALLEST_LOG_SCALE)
+    spreads = [*of_bins.repeat(PHASES), *of_bins, *[VECTOR_SPREAD] * VECTOR_TABLES]
+    centers = [
+        *[(phase + 0.5) / (2 * PHASES) for phase in range(PHASES)] * BINS,
+        *[0.0] * (BINS + VECTOR_TABLES),
+    ]
     rows = []
-    for number, histogram in enumerate(counts):
-        if number < BINS * PHASES:
-            log_scale = number // PHASES / BINS_PER_NEPER + SMALLEST_LOG_SCALE
-            center = (number % PHASES + 0.5) / (2 * PHASES)
-            spread = np.exp(max(log_scale, -1.5))
-        else:
-            center, spread = 0.0, VECTOR_SPREAD
-        expected = np.append(1 / np.cosh((values - center) / (2 * spread)) ** 2, 0)
+    for histogram, spread, center in zip(counts, spreads, centers, strict=True):
+        above, below = ((values - center + side) / (2 * spread) for side in (0.5, -0.5))
+        expected = np.append(np.tanh(above) - np.tanh(below), 0)
         expected = expected / expected.sum()
         expected[ESCAPE] = 1e-6
         rows.append(as_frequencies(histogram + SMOOTHING * expected / expected.sum() + 1e-7))

@@ -1,4 +1,4 @@
-"""The last stage of a run: the prior alone, on the rounded symbols of the finished network.
+"""The last stage of a run: the prior alone, on what the coder makes of the finished network's latents.
 
 Training shapes prior and network together and feels rounding as noise; here the prior meets what it codes.
 """
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from cvvae_cli.models.compact import Compact
 from cvvae_cli.train.config import SharpenSection
 from cvvae_cli.train.data import ClipSampler
-from cvvae_cli.train.losses import mean_after_first
+from cvvae_cli.train.losses import add_noise, mean_after_first
 from cvvae_cli.train.prior import LatentPrior, Levels, logistic_bits
 
+ROUNDS = 2
 FIRST_STEP = 20_000_000  # samples that no training step has seen, from the same clips
 
 
@@ -27,7 +28,11 @@ def sharpen(
     sampler: ClipSampler,
     section: SharpenSection,
 ) -> None:
-    """Train `prior` in place on symbols of `network` at random levels; rates of all levels weigh alike."""
+    """Train `prior` in place on latents of `network` at random levels; rates of all levels weigh alike.
+
+    The rate is the mean of two: of latents with noise, which says where means should lie, and of what will be
+    coded, which says how sure the prior may be.
+    """
     samples = [encode_sample(prior, network, sampler, number, section) for number in range(section.clips)]
     optimizer = torch.optim.AdamW(prior.groups(section.learning_rate), betas=(0.9, 0.98))
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -40,9 +45,14 @@ def sharpen(
         levels = Levels.at(torch.rand(section.batch), log_gain, log_step)
         scaled = latents.float() * levels.gain
         # a little noise before rounding: the same clips give ever new symbols
-        symbols = (scaled + section.jitter * (torch.rand_like(scaled) - 0.5)).round()
-        estimate = prior(symbols, vectors.long(), levels)
-        bits = logistic_bits(symbols, *estimate).sum(1).mean((2, 3))  # (B, t) of a position
+        scaled = scaled + section.jitter * (torch.rand_like(scaled) - 0.5)
+        known = prior.decoded(scaled, vectors.long(), levels, ROUNDS)
+        mean, log_scale = prior(known, vectors.long(), levels)
+        chosen = prior.quantized(scaled, mean, log_scale, vectors.long(), levels)
+        noisy = logistic_bits(add_noise(scaled, torch.rand_like(scaled)), mean, log_scale)
+        bits = (noisy + logistic_bits(chosen, mean, log_scale)).sum(1).mean(
+            (2, 3)
+        ) / 2  # (B, t) of a position
         weighted = (bits[:, 0] + (section.period - 1) * mean_after_first(bits)) / section.period
         loss = (weighted / weighted.detach()).mean()
         loss.backward()

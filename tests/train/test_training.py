@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 
 import av
 import numpy as np
@@ -11,10 +10,11 @@ import torch
 from safetensors.numpy import load_file
 from tiny import moving_picture
 
-from cvvae_cli.bitstream.motion import MotionCoder
+from cvvae_cli.bitstream.motion import CenteredCoder
 from cvvae_cli.bitstream.prior import as_plane
 from cvvae_cli.bitstream.residuals import Beside
 from cvvae_cli.errors import ConfigError
+from cvvae_cli.models.registry import find_model_or_file
 from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import (
     DataSection,
@@ -30,9 +30,16 @@ from cvvae_cli.train.config import (
 from cvvae_cli.train.data import ClipSampler, MemoryCache, find_sources
 from cvvae_cli.train.export import export_coder, scale_to_highest_level, with_levels_up_to
 from cvvae_cli.train.loop import learning_rate_factor, stage_at, train
-from cvvae_cli.train.losses import lambda_of, rate_distortion, round_through
+from cvvae_cli.train.losses import lambda_of, mean_of_samples, rate_distortion, through
 from cvvae_cli.train.motion import rounded_motion
-from cvvae_cli.train.prior import LatentPrior, Levels, Rounder, fit_frequencies, logistic_bits
+from cvvae_cli.train.prior import (
+    LatentPrior,
+    Levels,
+    Rounder,
+    fit_frequencies,
+    logistic_bits,
+    quantized,
+)
 from cvvae_cli.train.restore import restore_prior
 
 CPU = torch.device("cpu")
@@ -107,9 +114,11 @@ def test_the_exported_file_holds_all_that_a_codec_needs(config, tmp_path):
     run = train(config, tmp_path / "run", CPU, on_log=lambda _: None)
     export_coder(run.average, config, tmp_path / "w.safetensors", clips=3)
     arrays = load_file(tmp_path / "w.safetensors")
-    symbols = np.random.default_rng(0).integers(-300, 300, (2, 4, 5, 6)).astype(np.int32)
-    coder = MotionCoder.of_model(arrays, 55)
-    assert np.array_equal(coder.decode(coder.encode(symbols, ()), symbols.shape, ()), symbols)
+    scaled = np.random.default_rng(0).normal(0, 100, (2, 4, 5, 6)).astype(np.float32)
+    coder = CenteredCoder.of_model(arrays, 55)
+    plan = coder.choose(scaled, ())
+    assert np.array_equal(coder.decode(coder.pack(plan), scaled.shape, ()), plan.symbols)
+    assert find_model_or_file(str(tmp_path / "w.safetensors")).coder == "prior-3"
     assert arrays["quantizer.log_gain"].shape == arrays["quantizer.log_step"].shape == (4, 4)
     assert all(a.dtype == np.float16 for n, a in arrays.items() if n.startswith("network."))
     assert str(tmp_path).encode() not in (tmp_path / "w.safetensors").read_bytes()  # no path of this machine
@@ -207,37 +216,43 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
     content = torch.stack([content.roll(t // 2, 3) for t in range(9)], 2)  # every second frame moves
     walk = content + 0.7 * torch.randn(24, 4, 9, 12, 12).cumsum(2)
     anchors = torch.zeros(4, 4)
-    symbols, levels = walk.round(), Levels.at(torch.linspace(0, 1, 24), anchors, anchors)
+    levels = Levels.at(torch.linspace(0, 1, 24), anchors, anchors)
     prior = LatentPrior(4, width=16)
-    vectors = prior.motion.vectors(symbols)
+    vectors = prior.motion.vectors(walk)
     optimizer = torch.optim.Adam(prior.groups(5e-3))
     for _ in range(120):
-        logistic_bits(symbols, *prior(symbols, vectors, levels)).mean().backward()
+        estimate = prior(prior.decoded(walk, vectors, levels), vectors, levels)
+        logistic_bits(prior.quantized(walk, *estimate, vectors, levels), *estimate).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     prior.requires_grad_(False)
     rounder = Rounder(prior)
-    rounder.measure(symbols[::2], Levels.at(levels.place[::2], anchors, anchors))
+    rounder.measure(walk[::2], Levels.at(levels.place[::2], anchors, anchors))
     motion = rounded_motion(prior.motion, *torch.ones(2, 91, 4))
     clips = [
-        (s.permute(1, 0, 2, 3).int().numpy(), 10 + round(90 * place))
-        for s, place in zip(symbols, levels.place.tolist(), strict=True)
+        (s.permute(1, 0, 2, 3).numpy(), 10 + round(90 * place))
+        for s, place in zip(walk, levels.place.tolist(), strict=True)
     ]
     tables = fit_frequencies(rounder.tables(), motion, clips, period=9)
-    integer, chosen = 0.0, []
+    integer, chosen, decoded = 0.0, [], []
     for clip, level in clips:
-        coder = MotionCoder(tables, motion, level)
-        planes = [as_plane(frame, torch.device("cpu")) for frame in clip]
-        chosen.append([coder.search(coder.motion.picture(a), b) for a, b in pairwise(planes)])
-        steps = coder.exactly(clip, ()).steps
-        integer += sum(coder.bits_of(*step[1:]).sum() for step in steps if not isinstance(step[0], Beside))
-    fields = torch.from_numpy(np.array(chosen)).long()
+        coder = CenteredCoder(tables, motion, level)
+        plan = coder.choose(clip, ())
+        planes = [as_plane(frame, torch.device("cpu")) for frame in plan.symbols]
+        wanted = [as_plane(frame, torch.device("cpu")) for frame in clip]
+        pairs = zip(planes, wanted[1:], strict=False)
+        chosen.append([coder.search(coder.motion.picture(a), b) for a, b in pairs])
+        decoded.append(plan.symbols.transpose(1, 0, 2, 3) / np.float32(16))
+        integer += sum(
+            coder.bits_of(*step[1:]).sum() for step in plan.steps if not isinstance(step[0], Beside)
+        )
+    fields, values = torch.from_numpy(np.array(chosen)).long(), torch.from_numpy(np.array(decoded))
     assert 0.05 < (fields == 0).all(2).float().mean() < 0.95  # some blocks move, some do not
-    exact = logistic_bits(symbols, *prior(symbols, fields, levels)).sum().item()
+    exact = logistic_bits(values, *prior(values, fields, levels)).sum().item()
     assert integer < 1.01 * exact
     restored = LatentPrior(4, width=16)
     restore_prior(restored, tables, motion, np.ones(4))
-    again = logistic_bits(symbols, *restored(symbols, fields, levels)).sum().item()
+    again = logistic_bits(values, *restored(values, fields, levels)).sum().item()
     assert again == pytest.approx(exact, rel=0.005)
 
 
@@ -292,10 +307,35 @@ def test_a_run_may_start_from_another_model(config, tmp_path):
 
 def test_rounding_passes_its_gradient_through():
     x = torch.tensor([0.2, 1.7], requires_grad=True)
-    y = round_through(x)
+    y = through(x, x.round())
     y.sum().backward()
     assert y.tolist() == [0, 2]
     assert x.grad.tolist() == [1, 1]
+
+
+def test_residuals_count_from_the_mean_where_something_moves():
+    scaled, mean = torch.tensor([0.9, 0.9, 3.3, -1.2]), torch.tensor([0.4, 0.4, 0.4, 0.4])
+    moves, log_scale = torch.tensor([True, False, True, False]), torch.zeros(4)
+    found = quantized(scaled, mean, log_scale, torch.zeros(4), moves)
+    assert found.tolist() == pytest.approx([0.4, 1.0, 3.4, -1.0])
+    dear = quantized(scaled, mean, log_scale - 2, torch.full((4,), 0.1), moves)
+    assert dear.tolist() == pytest.approx([0.4, 0.0, 2.4, 0.0])  # one nearer to what is expected
+
+
+def test_a_tenth_less_counts_the_same_in_smooth_clips_and_in_rough_ones():
+    objective = ObjectiveSection(samples="log")
+    level, mse = torch.tensor([0.0, 0.5]), torch.tensor([0.004, 0.02])
+    rate = torch.tensor([0.3, 1.2])
+    losses = [
+        mean_of_samples(rate * torch.tensor(share), mse * torch.tensor(share), level, objective).item()
+        for share in ((1.0, 1.0), (0.9, 1.0), (1.0, 0.9))
+    ]
+    assert losses[1] == pytest.approx(losses[2], abs=0.003)
+    assert losses[0] - losses[1] == pytest.approx(0.0527, abs=0.003)  # half of the logarithm of 0.9
+    plain = mean_of_samples(rate[:1], mse[:1], level[:1], ObjectiveSection())
+    weight = lambda_of(level[:1], objective)
+    expected = (weight * 255**2 * mse[0] + rate[0]) * (objective.highest_lambda / weight).sqrt()
+    assert plain.item() == pytest.approx(expected.item())
 
 
 def test_the_first_frame_has_the_share_it_has_in_a_real_clip():
