@@ -155,6 +155,13 @@ MODELS: dict[str, ModelSpec] = {
             40,
             0.34,
         ),
+        codec_spec(
+            "compact-6",
+            "f2b74a847d963be41a4aecf1d63ca09c0bca1c071d73f196b38c806e4f02d046",
+            "prior-3",
+            40,
+            0.34,
+        ),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
         latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
@@ -176,7 +183,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-5", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-6", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:
@@ -213,7 +220,8 @@ def spec_of_file(path: Path) -> ModelSpec:
         raise WeightsError(f"{path} is no export of `cvvae train`") from None
     name, sha256 = metadata.get("model", path.stem), hashlib.sha256(data).hexdigest()
     if "quantizer.log_gain" in names:
-        spec = codec_spec(name, sha256, "prior-2" if "motion.picture" in names else "prior-1", 30)
+        unnamed = "prior-2" if "motion.picture" in names else "prior-1"  # of files before prior-3
+        spec = codec_spec(name, sha256, metadata.get("coder", unnamed), 30)
     else:
         spec = latents_spec(name, sha256)
     return replace(
