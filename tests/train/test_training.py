@@ -212,11 +212,11 @@ def test_bits_are_those_of_a_logistic_distribution():
 def test_integers_cost_hardly_more_than_the_floats_they_come_from():
     """A prior fitted to symbols that move and drift: its integer twin needs the same bits within 1 %."""
     torch.manual_seed(0)
-    content = 6 * torch.randn(24, 4, 12, 12) + 3 * torch.randn(24, 4, 1, 1)
+    content = 6 * torch.randn(12, 4, 12, 12) + 3 * torch.randn(12, 4, 1, 1)
     content = torch.stack([content.roll(t // 2, 3) for t in range(9)], 2)  # every second frame moves
-    walk = content + 0.7 * torch.randn(24, 4, 9, 12, 12).cumsum(2)
+    walk = content + 0.7 * torch.randn(12, 4, 9, 12, 12).cumsum(2)
     anchors = torch.zeros(4, 4)
-    levels = Levels.at(torch.linspace(0, 1, 24), anchors, anchors)
+    levels = Levels.at(torch.linspace(0, 1, 12), anchors, anchors)
     prior = LatentPrior(4, width=16)
     vectors = prior.motion.vectors(walk)
     optimizer = torch.optim.Adam(prior.groups(5e-3))
@@ -242,7 +242,7 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
         wanted = [as_plane(frame, torch.device("cpu")) for frame in clip]
         pairs = zip(planes, wanted[1:], strict=False)
         chosen.append([coder.search(coder.motion.picture(a), b) for a, b in pairs])
-        decoded.append(plan.symbols.transpose(1, 0, 2, 3) / np.float32(16))
+        decoded.append((plan.symbols / 16).transpose(1, 0, 2, 3).astype(np.float32))
         integer += sum(
             coder.bits_of(*step[1:]).sum() for step in plan.steps if not isinstance(step[0], Beside)
         )
@@ -318,7 +318,7 @@ def test_residuals_count_from_the_mean_where_something_moves():
     moves, log_scale = torch.tensor([True, False, True, False]), torch.zeros(4)
     found = quantized(scaled, mean, log_scale, torch.zeros(4), moves)
     assert found.tolist() == pytest.approx([0.4, 1.0, 3.4, -1.0])
-    dear = quantized(scaled, mean, log_scale - 2, torch.full((4,), 0.1), moves)
+    dear = quantized(scaled, mean, log_scale - 2, torch.ones(4), moves)
     assert dear.tolist() == pytest.approx([0.4, 0.0, 2.4, 0.0])  # one nearer to what is expected
 
 
