@@ -128,14 +128,16 @@ class Motion:
             functional.pixel_shuffle(planes[:, :LUMA], CELL), functional.pixel_shuffle(planes[:, LUMA:], HALF)
         )
 
-    def expected(self, before: Tensor, vectors: Tensor, picture: Picture | None = None) -> Tensor:
+    def expected(
+        self, before: Tensor, vectors: Tensor, moves: Tensor, picture: Picture | None = None
+    ) -> Tensor:
         """The frame after symbols `before` (h, w, C), moved by vectors (1, 2, rows, columns): 1/16 cells.
 
-        `picture` is that of `before`, if it is at hand; it is made only where something moves.
+        `moves` (1, h, w) says where. `picture` is that of `before`, if it is at hand; it is made only where
+        something moves.
         """
-        h, w, _ = before.shape
         expected = (before << (FRACTION - self.symbol_bits)).clamp_(-LARGEST, LARGEST)
-        places = (~still(vectors, h, w)).nonzero()
+        places = moves.nonzero()
         if not len(places):
             return expected
         picture = picture or self.picture(before)
@@ -175,18 +177,18 @@ class MotionCoder(PriorCoder):
         _, h, w = shape
         earlier = as_plane(past[0] if past else np.zeros(shape, np.int32), self.device)
         before = torch.zeros_like(earlier)
-        moves = torch.zeros(h, w, dtype=torch.bool, device=self.device)
+        moves = torch.zeros(1, h, w, dtype=torch.bool, device=self.device)
         if past:
             picture = chosen = None
             if wanted is not None:
                 picture = self.motion.picture(earlier)
                 chosen = self.search(picture, as_plane(wanted, self.device))
             field = yield from self.field(h, w, chosen)
-            vectors = torch.from_numpy(field).to(self.device, torch.int64)
-            before = self.motion.expected(earlier, vectors[None], picture)
-            moves = ~still(vectors[None], h, w)[0]
-        grid = moves if self.symbol_bits else None
-        yield from PriorFrame(self.network(), len(past), before, earlier, grid).passes()
+            vectors = torch.from_numpy(field).to(self.device, torch.int64)[None]
+            moves = ~still(vectors, h, w)
+            before = self.motion.expected(earlier, vectors, moves, picture)
+        from_mean = moves[0] if self.symbol_bits else None
+        yield from PriorFrame(self.network(), len(past), before, earlier, from_mean).passes()
 
     def search(self, before: Picture, wanted: Tensor) -> np.ndarray:
         """Vectors int32 (2, rows, columns) from the picture of a latent frame to the next frame (h, w, C)."""

@@ -120,7 +120,6 @@ class PriorNetwork:
         self.device = device
         self.dtype = dtype
         self.bins = bins
-        self.fraction = fraction
         self.symbol_bits = symbol_bits
         self.finer = fraction - symbol_bits
         # of the integers that hold every linear mean: |features| sum up to four neighbours

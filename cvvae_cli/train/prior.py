@@ -141,8 +141,7 @@ class LatentPrior(nn.Module):
         """The same by means and log scales that are known."""
         moves = torch.zeros_like(scaled[:, :1], dtype=torch.bool)
         if scaled.shape[2] > 1:
-            rests = still(vectors.flatten(0, 1), *scaled.shape[3:])
-            moves[:, 0, 1:] = ~rests.view(len(scaled), -1, *scaled.shape[3:])
+            moves[:, :, 1:] = ~resting(vectors, *scaled.shape[3:])
         return quantized(scaled, mean.float(), log_scale.float(), levels.price, moves)
 
     def groups(self, learning_rate: float) -> list[dict[str, Any]]:
@@ -163,8 +162,7 @@ class LatentPrior(nn.Module):
         before = decoded[:, :, :-1]
         latents = (before * levels.step).transpose(1, 2).flatten(0, 1)
         moved = self.motion(latents, vectors.flatten(0, 1)).view(b, t - 1, c, h, w).transpose(1, 2)
-        rests = still(vectors.flatten(0, 1), h, w).view(b, 1, t - 1, h, w)
-        expected = torch.where(rests, before, moved * levels.gain)
+        expected = torch.where(resting(vectors, h, w), before, moved * levels.gain)
         return torch.cat([torch.zeros_like(decoded[:, :, :1]), expected], 2)
 
     def temporal(self, p: Tensor, q: Tensor, kinds: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,6 +192,11 @@ class LatentPrior(nn.Module):
             means.append(mean)
         share = torch.sigmoid(gate + FIRST_GATE)
         return share * means[0] + (1 - share) * means[1] + change, scale
+
+
+def resting(vectors: Tensor, h: int, w: int) -> Tensor:
+    """Which latent positions do not move: vectors (B, t - 1, 2, rows, columns) → (B, 1, t - 1, h, w)."""
+    return still(vectors.flatten(0, 1), h, w).unflatten(0, vectors.shape[:2])[:, None]
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -35,24 +35,23 @@ def sharpen(
     """
     samples = [encode_sample(prior, network, sampler, number, section) for number in range(section.clips)]
     optimizer = torch.optim.AdamW(prior.groups(section.learning_rate), betas=(0.9, 0.98))
-    rates = [group["lr"] for group in optimizer.param_groups]
+    first_rates = [group["lr"] for group in optimizer.param_groups]
     for step in range(section.steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / section.steps))
         torch.manual_seed(step)
-        chosen = [samples[i] for i in torch.randint(len(samples), (section.batch,)).tolist()]
-        latents, vectors = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+        picked = [samples[i] for i in torch.randint(len(samples), (section.batch,)).tolist()]
+        latents, vectors = (torch.cat(parts) for parts in zip(*picked, strict=True))
+        vectors = vectors.long()
         levels = Levels.at(torch.rand(section.batch), log_gain, log_step)
         scaled = latents.float() * levels.gain
         # a little noise before rounding: the same clips give ever new symbols
         scaled = scaled + section.jitter * (torch.rand_like(scaled) - 0.5)
-        known = prior.decoded(scaled, vectors.long(), levels, ROUNDS)
-        mean, log_scale = prior(known, vectors.long(), levels)
-        chosen = prior.quantized(scaled, mean, log_scale, vectors.long(), levels)
-        noisy = logistic_bits(add_noise(scaled, torch.rand_like(scaled)), mean, log_scale)
-        bits = (noisy + logistic_bits(chosen, mean, log_scale)).sum(1).mean(
-            (2, 3)
-        ) / 2  # (B, t) of a position
+        mean, log_scale = prior(prior.decoded(scaled, vectors, levels, ROUNDS), vectors, levels)
+        noisy = add_noise(scaled, torch.rand_like(scaled))
+        chosen = prior.quantized(scaled, mean, log_scale, vectors, levels)
+        rates = [logistic_bits(values, mean, log_scale) for values in (noisy, chosen)]
+        bits = torch.stack(rates).mean(0).sum(1).mean((2, 3))  # (B, t) of a position
         weighted = (bits[:, 0] + (section.period - 1) * mean_after_first(bits)) / section.period
         loss = (weighted / weighted.detach()).mean()
         loss.backward()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import CODERS as CODERS_OF_TINY
 from tiny import GOLDEN, moving_picture
 
 from cvvae_cli.bitstream.chunk import ChunkCoder
@@ -18,8 +19,8 @@ def tables():
     return ContextTables.from_tensors(load_file(GOLDEN / "tiny-1.safetensors"))
 
 
-TINY = {"context-1": 1, "prior-1": 2, "prior-2": 3, "prior-3": 4}  # the model that uses it
-LEVELS = {"context-1": None, "prior-1": 85, "prior-2": 85, "prior-3": 85}
+TINY = {name: number for number, name in enumerate(CODERS_OF_TINY, 1)}  # the model that uses it
+LEVELS = {name: None if number == 1 else 85 for name, number in TINY.items()}
 
 
 def coder_of(name, level=None, device="cpu"):
