@@ -48,7 +48,7 @@ STEP_BITS, GAIN_BITS, PIXEL_BITS, LATENT_BITS = 10, 16, 12, 12  # after the poin
 LARGEST = 32_767  # of a pixel, and of what is expected
 LARGEST_LATENT = 2**24 - 1
 LEVELS = LAST_LEVEL - FIRST_LEVEL + 1
-FIRST_PRICE, LAST_PRICE = 0.045, 0.0019  # of a vector at the lowest and the highest level, squared difference
+FIRST_PRICE, LAST_PRICE = 0.025, 0.0011  # of a vector at the lowest and the highest level, squared difference
 PIECE = 4096  # latent positions at a time
 COARSEST = 16  # blocks between those vectors that nothing is known of
 SPREADS = (0, 2, 8, 24)  # of the neighbours of a component: up to each, tables of their own
@@ -159,7 +159,6 @@ class MotionCoder(PriorCoder):
 
     name = "prior-2"
     fraction = FRACTION
-    other_tables = VECTOR_TABLES
 
     def __init__(self, tables: PriorTables, motion: MotionTables, level: int, device: str = "cpu") -> None:
         super().__init__(tables, level, device)
@@ -172,6 +171,10 @@ class MotionCoder(PriorCoder):
         """With the integers that lie with a model's weights."""
         level = cls.checked(level)
         return cls(PriorTables.from_tensors(tensors), MotionTables.from_tensors(tensors), level, device)
+
+    @property
+    def first_other_table(self) -> int:
+        return len(self.frequencies) - VECTOR_TABLES
 
     def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
         _, h, w = shape
@@ -188,7 +191,18 @@ class MotionCoder(PriorCoder):
             moves = ~still(vectors, h, w)
             before = self.motion.expected(earlier, vectors, moves, picture)
         from_mean = moves[0] if self.symbol_bits else None
-        yield from PriorFrame(self.network(), len(past), before, earlier, from_mean).passes()
+        anchors = yield from self.anchors(before if past else None, shape, wanted)
+        yield from PriorFrame(self.network(), len(past), before, earlier, from_mean, anchors).passes()
+
+    def anchors(
+        self, before: Tensor | None, shape: tuple[int, int, int], wanted: np.ndarray | None
+    ) -> Generator[tuple[Where, Prediction], np.ndarray, Tensor | None]:
+        """What the whole cells of resting symbols are counted from, (h, w, C) as PriorFrame takes it.
+
+        `before` is what is expected of the frame by the one before, None where there is none.
+        """
+        yield from ()
+        return None
 
     def search(self, before: Picture, wanted: Tensor) -> np.ndarray:
         """Vectors int32 (2, rows, columns) from the picture of a latent frame to the next frame (h, w, C)."""
@@ -202,7 +216,7 @@ class MotionCoder(PriorCoder):
         """The steps of the vectors of a frame of h x w positions; returns them, int32 (2, rows, columns)."""
         known = np.zeros((2, -(-h // BLOCK), -(-w // BLOCK)), np.int32)
         for where, neighbours in field_passes(*known.shape[1:]):
-            guess = predict_vectors(known, where, neighbours, len(self.frequencies) - VECTOR_TABLES)
+            guess = predict_vectors(known, where, neighbours, self.first_other_table)
             known[where] = yield Beside(None if chosen is None else chosen[where]), guess
             if np.abs(known[where]).max() > LARGEST_VECTOR:
                 raise CorruptFileError("the motion of a chunk is out of range")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cvvae_cli.models import winograd
+from cvvae_cli.models import winograd, winograd_gradient
 
 Memory = dict[nn.Module, Tensor]
 """What each causal convolution keeps of the past, so that a video can be fed piece by piece."""
@@ -59,6 +59,8 @@ class SpatialConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T, H, W)
         if winograd.pays(x, self.weight, self.stride):
             return winograd.convolve(x, self.weight, self.bias)
+        if winograd_gradient.pays(x, self.weight, self.stride):
+            return winograd_gradient.convolve(x, self.weight, self.bias)
         b, c, t, h, w = x.shape
         frames = x.transpose(1, 2).reshape(b * t, c, h, w)  # a view: both are B T H W C in memory
         y = super().forward(frames)
@@ -80,6 +82,8 @@ class CausalConv(nn.Conv3d):
         x = self.with_past(x, memory)
         if winograd.pays(x, self.weight):
             return winograd.convolve(x, self.weight, self.bias)
+        if winograd_gradient.pays(x, self.weight):
+            return winograd_gradient.convolve(x, self.weight, self.bias)
         return super().forward(x)
 
     def with_past(self, x: Tensor, memory: Memory | None) -> Tensor:

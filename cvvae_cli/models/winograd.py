@@ -219,6 +219,13 @@ def matrices(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @lru_cache
+def transforms(size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as float32 tensors."""
+    a, g, b = (torch.from_numpy(matrix.astype(np.float32)) for matrix in matrices(size))
+    return a, g, b
+
+
+@lru_cache
 def output_transform(size: int) -> Tensor:
     return in_both_directions(matrices(size)[0])
 

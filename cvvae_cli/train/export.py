@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor
 
-from cvvae_cli.bitstream.motion import CenteredCoder
+from cvvae_cli.bitstream.anchors import AnchoredCoder
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.models.compact import Compact
 from cvvae_cli.models.registry import NETWORK_PREFIX
@@ -58,7 +58,7 @@ def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = 
     tables = fit_frequencies(rounder.tables(), motion, listed, period=TABLE_FRAMES)
     arrays = network_arrays(network) | tables.to_tensors() | motion.to_tensors()
     arrays |= {"quantizer.log_gain": log_gain.numpy(), "quantizer.log_step": log_step.numpy()}
-    write(path, arrays, config, network.config.to_dict(), CenteredCoder.name)
+    write(path, arrays, config, network.config.to_dict(), AnchoredCoder.name)
 
 
 def export_latents(trainee: LatentTrainee, config: TrainConfig, path: Path) -> None:

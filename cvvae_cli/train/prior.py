@@ -1,4 +1,4 @@
-"""The prior of `prior-3` in floats, as training shapes it, and its rounding to integers."""
+"""The prior of `prior-4` in floats, as training shapes it, and its rounding to integers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cvvae_cli.bitstream.anchors import OFFSETS, AnchoredCoder, offset_tables
 from cvvae_cli.bitstream.context import PASSES
-from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder, MotionTables
+from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, MotionTables
 from cvvae_cli.bitstream.prior import FEATURES, LARGEST, PRICE, TAPS, PriorTables
 from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES, PROBABILITY_BITS, values_of
 from cvvae_cli.bitstream.vectors import still
@@ -25,8 +26,8 @@ GATE_STEPS = 16
 FIRST_GATE = 1.0  # logit of the temporal mean's share, before training
 SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE, BINS_PER_NEPER = -4.0, 5.0, 6
 BINS = round((LARGEST_LOG_SCALE - SMALLEST_LOG_SCALE) * BINS_PER_NEPER)
-TABLES = BINS * (PHASES + 1) + VECTOR_TABLES
 VECTOR_SPREAD = 4.0  # in pixels, of the pseudo-counts of a table of vectors
+OFFSET_SHARE = 0.1  # of areas with offsets, and of the offsets there that are not zero: of pseudo-counts likewise
 EXACT = 2**24 - 1  # the largest sum that single precision holds exactly in any order
 MIN_LIKELIHOOD = 1e-6
 MOTION_RATE = 0.1  # of the learning rate
@@ -54,11 +55,6 @@ class Levels:
         """Between the anchors (A, C) of the logarithms."""
         gain, step = (interpolate(a, place).exp()[:, :, None, None, None] for a in (log_gain, log_step))
         return cls(place, gain, step)
-
-    @property
-    def price(self) -> Tensor:
-        """Of a bit in squared cells, as the coder has it: (B, 1, 1, 1, 1)."""
-        return PRICE * (2 * (1 - self.place)).clamp(max=1)[:, None, None, None, None]
 
 
 class PassNetwork(nn.Module):
@@ -132,17 +128,19 @@ class LatentPrior(nn.Module):
         """
         decoded = scaled.round()
         for _ in range(rounds):
-            decoded = self.quantized(scaled, *self(decoded, vectors, levels), vectors, levels)
+            decoded = self.quantized(scaled, decoded, *self(decoded, vectors, levels), vectors)
         return decoded
 
     def quantized(
-        self, scaled: Tensor, mean: Tensor, log_scale: Tensor, vectors: Tensor, levels: Levels
+        self, scaled: Tensor, decoded: Tensor, mean: Tensor, log_scale: Tensor, vectors: Tensor
     ) -> Tensor:
-        """The same by means and log scales that are known."""
+        """The same by means and log scales that are known, beside what was `decoded` about so."""
         moves = torch.zeros_like(scaled[:, :1], dtype=torch.bool)
+        anchors = torch.zeros_like(scaled)  # the offsets of first frames are left out
         if scaled.shape[2] > 1:
             moves[:, :, 1:] = ~resting(vectors, *scaled.shape[3:])
-        return quantized(scaled, mean.float(), log_scale.float(), levels.price, moves)
+            anchors[:, :, 1:] = decoded[:, :, :-1]
+        return quantized(scaled, mean.float(), log_scale.float(), moves, anchors)
 
     def groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Parameters with their learning rates. What starts from least squares moves slower."""
@@ -221,16 +219,17 @@ def logistic_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def quantized(scaled: Tensor, mean: Tensor, log_scale: Tensor, price: Tensor, moves: Tensor) -> Tensor:
+def quantized(scaled: Tensor, mean: Tensor, log_scale: Tensor, moves: Tensor, anchors: Tensor) -> Tensor:
     """Latents in cells of the quantiser → what the coder chooses for them, in cells.
 
-    Whole residuals are counted from the mean where something moves, else from the integer next to it.
+    Whole residuals are counted from the mean where something moves, else from what is next to it among the
+    values whole cells beside the anchor.
     """
-    start = torch.where(moves, mean, mean.round())
+    start = torch.where(moves, mean, anchors + (mean - anchors).round())
     far = start + (scaled - start).round()
     near = far - (far - start).sign()
     saved = logistic_bits(far, mean, log_scale) - logistic_bits(near, mean, log_scale)
-    return torch.where(price * saved > (scaled - near) ** 2 - (scaled - far) ** 2, near, far)
+    return torch.where(PRICE * saved > (scaled - near) ** 2 - (scaled - far) ** 2, near, far)
 
 
 class Rounder:
@@ -292,7 +291,7 @@ class Rounder:
             head_shift=np.stack([p["head_shift"] for p in parts]).astype(np.uint8),
             gate=np.rint(256 / (1 + np.exp(-gate))).astype(np.int16),
             linear=np.rint(w(prior.linear) * 4096).astype(np.int32),
-            frequencies=np.full((TABLES, ALPHABET), 2**PROBABILITY_BITS // ALPHABET, np.int32),
+            frequencies=np.full((tables_for(prior.channels), ALPHABET), 2**PROBABILITY_BITS // ALPHABET, np.int32),
         )
 
     def _round_pass(
@@ -393,21 +392,21 @@ def fit_frequencies(
 
     Twice, for what a coder chooses depends on what it takes the bits to be.
     """
-    tables = replace(tables, frequencies=frequencies_of(np.zeros((TABLES, ALPHABET))))
+    tables = replace(tables, frequencies=frequencies_of(np.zeros(tables.frequencies.shape)))
     for part in (clips[::3], clips):
-        counts = sum(counts_of(CenteredCoder(tables, motion, level), c, period) for c, level in part)
+        counts = sum(counts_of(AnchoredCoder(tables, motion, level), c, period) for c, level in part)
         tables = replace(tables, frequencies=frequencies_of(np.asarray(counts)))
     return tables
 
 
-def counts_of(coder: CenteredCoder, scaled: np.ndarray, period: int) -> np.ndarray:
-    """How often each value of each table (TABLES, 256) is chosen for latents in cells, from frame 0 on."""
-    counts = np.zeros(TABLES * ALPHABET)
+def counts_of(coder: AnchoredCoder, scaled: np.ndarray, period: int) -> np.ndarray:
+    """How often each value of each table (tables, 256) is chosen for latents in cells, from frame 0 on."""
+    counts = np.zeros(coder.frequencies.size)
     for first in range(0, len(scaled), period):
         for _, guess, residuals in coder.choose(scaled[first : first + period], ()).steps:
             flat = guess.tables.ravel().astype(np.int64) * ALPHABET + values_of(guess, residuals).ravel()
             counts += np.bincount(flat, minlength=counts.size)
-    return counts.reshape(TABLES, ALPHABET)
+    return counts.reshape(coder.frequencies.shape)
 
 
 def frequencies_of(counts: np.ndarray) -> np.ndarray:
@@ -420,10 +419,21 @@ def frequencies_of(counts: np.ndarray) -> np.ndarray:
         *[0.0] * (BINS + VECTOR_TABLES),
     ]
     rows = []
-    for histogram, spread, center in zip(counts, spreads, centers, strict=True):
+    for histogram, spread, center in zip(counts, spreads, centers, strict=False):
         above, below = ((values - center + side) / (2 * spread) for side in (0.5, -0.5))
         expected = np.append(np.tanh(above) - np.tanh(below), 0)
         expected = expected / expected.sum()
         expected[ESCAPE] = 1e-6
         rows.append(as_frequencies(histogram + SMOOTHING * expected / expected.sum() + 1e-7))
+    for row, histogram in enumerate(counts[len(rows) :]):
+        expected = np.full(ALPHABET, 1e-6)
+        others = CENTER + (OFFSETS[OFFSETS != 0] if row else 1)
+        expected[others] = OFFSET_SHARE / np.size(others)
+        expected[CENTER] = 1 - OFFSET_SHARE
+        rows.append(as_frequencies(histogram + SMOOTHING * expected))
     return np.array(rows, np.int32)
+
+
+def tables_for(channels: int) -> int:
+    """Of what rests in each phase and of what moves, of vectors, of offsets."""
+    return BINS * (PHASES + 1) + VECTOR_TABLES + offset_tables(channels)

@@ -159,19 +159,22 @@ def decode_context_frame(ans, header, tables, past):
     return frame
 
 
-def decode_step(ans, guesses, frame, bits=0, bins=0, moving=()):
+def decode_step(ans, guesses, frame, bits=0, bins=0, moving=(), anchors=None):
     """Decode what was predicted as (place, mean, bin); returns the residuals. Symbols are in 2^-bits."""
     rounded = []
+    anchors = anchors or {}
     for place, mean, number in guesses:
         largest = 32767 >> bits << bits
         if place[1:] in moving:
             predicted = (mean + (2048 >> bits)) >> (12 - bits)
             rounded.append((3 * bins + number, place, max(-largest, min(largest, predicted)), 1))
             continue
+        anchor = anchors.get(place, 0)
+        mean -= anchor << 12 - bits
         predicted = (mean + 2048) >> 12
         fraction = mean - (predicted << 12)
         table = 3 * number + min(abs(fraction) * 3 >> 11, 2)
-        predicted = max(-largest, min(largest, predicted << bits))
+        predicted = max(-largest, min(largest, (predicted << bits) + anchor))
         rounded.append((table, place, predicted, -1 if fraction < 0 else 1))
     values, residual = {}, {}
     for table, place, _, _ in sorted(rounded, key=lambda g: g[0]):
@@ -220,16 +223,39 @@ def decode_motion_frame(ans, header, tables, past):
     return decode_passes(ans, header, tables, len(past), p, q, 4, (len(tables["frequencies"]) - 11) // 3)
 
 
-def decode_centered_frame(ans, header, tables, past):
+def decode_anchored_frame(ans, header, tables, past):
+    channels, h, w = latent_size(header)
+    first_vectors = len(tables["frequencies"]) - channels - 12
+    anchors = {}
+    if not past:
+        areas = [(y, x) for y in range(-(-h // 8)) for x in range(-(-w // 8))]
+        offsets = decode_plainly(ans, [(area, first_vectors + 11) for area in areas])
+        areas = [area for area in areas if offsets[area]]
+        wanted = [((c, *area), first_vectors + 12 + c) for c in range(channels) for area in areas]
+        offsets = decode_plainly(ans, wanted)
+        places = [(c, y, x) for c in range(channels) for y in range(h) for x in range(w)]
+        anchors = {(c, y, x): 2 * offsets.get((c, y // 8, x // 8), 0) for c, y, x in places}
+    return decode_centered_frame(ans, header, tables, past, first_vectors, anchors)
+
+
+def decode_plainly(ans, wanted):
+    """Integers of (place, table) that nothing predicts: {place: integer}"""
+    values = {place: ans.symbol(table) for place, table in sorted(wanted, key=lambda w: w[1])}
+    return {place: values[place] - 127 if values[place] != 255 else ans.raw() - 65536 for place, _ in wanted}
+
+
+def decode_centered_frame(ans, header, tables, past, first_vectors=None, anchors=None):
     p, q, moving = {}, past[0] if past else {}, set()
+    anchors_are_before = anchors is not None and past
+    first_vectors = first_vectors or len(tables["frequencies"]) - 11
     if past:
-        vectors = decode_vectors(ans, header, len(tables["frequencies"]) - 11)
+        vectors = decode_vectors(ans, header, first_vectors)
         motion = {k[7:]: v for k, v in tables.items() if k.startswith("motion.")}
         p = expected(header, motion, q, vectors, 4)
         _, h, w = latent_size(header)
         moving = {(y, x) for y in range(h) for x in range(w) if vectors[y // 4, x // 4] != (0, 0)}
-    bins = (len(tables["frequencies"]) - 11) // 4
-    return decode_passes(ans, header, tables, len(past), p, q, 0, bins, 4, moving)
+    anchors = p if anchors_are_before else anchors
+    return decode_passes(ans, header, tables, len(past), p, q, 0, first_vectors // 4, 4, moving, anchors)
 
 
 DECODERS = {
@@ -237,6 +263,7 @@ DECODERS = {
     "prior-1": decode_prior_frame,
     "prior-2": decode_motion_frame,
     "prior-3": decode_centered_frame,
+    "prior-4": decode_anchored_frame,
 }
 
 
@@ -323,7 +350,7 @@ def expected(header, motion, before, vectors, bits=0):
     return out
 
 
-def decode_passes(ans, header, tables, kind, p, q, fraction, bins, bits=0, moving=()):
+def decode_passes(ans, header, tables, kind, p, q, fraction, bins, bits=0, moving=(), anchors=None):
     """A frame by the network, with symbols in 2^-bits of a cell, and P finer by 2^-fraction."""
     channels, h, w = latent_size(header)
     level = header["level"]
@@ -404,5 +431,5 @@ def decode_passes(ans, header, tables, kind, p, q, fraction, bins, bits=0, movin
                     mean += (change << 12) >> shifts[channels + c]
                     guesses.append(((c, y, x), mean, number))
         guesses.sort(key=lambda g: g[0])  # by channel, row, column
-        decode_step(ans, guesses, frame, bits, bins, moving)
+        decode_step(ans, guesses, frame, bits, bins, moving, anchors)
     return frame

@@ -9,6 +9,7 @@ import numpy as np
 from tiny import GOLDEN, tiny_spec
 
 from cvvae_cli import store
+from cvvae_cli.bitstream.anchors import AnchoredCoder
 from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
 from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
@@ -25,11 +26,12 @@ def coders() -> dict[str, LatentCoder]:
     """By their names in headers."""
     if GOLDEN not in store.WEIGHTS_FOLDERS:
         store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
-    weights, levelled, moving, centered = (Weights(tiny_spec(number)) for number in (1, 2, 3, 4))
+    weights, levelled, moving, centered, anchored = (Weights(tiny_spec(n)) for n in range(1, 6))
     context = ChunkCoder(ContextCoder(ContextTables.from_tensors(weights.arrays)), 8)
     prior = ChunkCoder(PriorCoder(PriorTables.from_tensors(levelled.arrays), 85), 8)
     motion = ChunkCoder(MotionCoder.of_model(moving.arrays, 85), 8)
     mean = CenteredCoder.of_model(centered.arrays, 85)
+    anchor = AnchoredCoder.of_model(anchored.arrays, 85)
     exact: dict[str, LatentCoder] = {name: ExactCoder(dtype) for name, dtype in EXACT_TYPES.items()}
     return exact | {
         "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
@@ -37,6 +39,9 @@ def coders() -> dict[str, LatentCoder]:
         "prior-2": QuantizedCoder(Quantizer(*moving.gain_and_step(85)), motion),
         "prior-3": QuantizedCoder(
             Quantizer(*centered.gain_and_step(85), mean.symbol_bits), ChunkCoder(mean, 8)
+        ),
+        "prior-4": QuantizedCoder(
+            Quantizer(*anchored.gain_and_step(85), anchor.symbol_bits), ChunkCoder(anchor, 8)
         ),
     }
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from tiny import moving_picture
 
-from cvvae_cli.bitstream.motion import CenteredCoder
+from cvvae_cli.bitstream.anchors import AnchoredCoder
 from cvvae_cli.bitstream.prior import as_plane
 from cvvae_cli.bitstream.residuals import Beside
 from cvvae_cli.errors import ConfigError
@@ -115,10 +115,10 @@ def test_the_exported_file_holds_all_that_a_codec_needs(config, tmp_path):
     export_coder(run.average, config, tmp_path / "w.safetensors", clips=3)
     arrays = load_file(tmp_path / "w.safetensors")
     scaled = np.random.default_rng(0).normal(0, 100, (2, 4, 5, 6)).astype(np.float32)
-    coder = CenteredCoder.of_model(arrays, 55)
+    coder = AnchoredCoder.of_model(arrays, 55)
     plan = coder.choose(scaled, ())
     assert np.array_equal(coder.decode(coder.pack(plan), scaled.shape, ()), plan.symbols)
-    assert find_model_or_file(str(tmp_path / "w.safetensors")).coder == "prior-3"
+    assert find_model_or_file(str(tmp_path / "w.safetensors")).coder == "prior-4"
     assert arrays["quantizer.log_gain"].shape == arrays["quantizer.log_step"].shape == (4, 4)
     assert all(a.dtype == np.float16 for n, a in arrays.items() if n.startswith("network."))
     assert str(tmp_path).encode() not in (tmp_path / "w.safetensors").read_bytes()  # no path of this machine
@@ -221,8 +221,9 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
     vectors = prior.motion.vectors(walk)
     optimizer = torch.optim.Adam(prior.groups(5e-3))
     for _ in range(120):
-        estimate = prior(prior.decoded(walk, vectors, levels), vectors, levels)
-        logistic_bits(prior.quantized(walk, *estimate, vectors, levels), *estimate).mean().backward()
+        known = prior.decoded(walk, vectors, levels)
+        estimate = prior(known, vectors, levels)
+        logistic_bits(prior.quantized(walk, known, *estimate, vectors), *estimate).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     prior.requires_grad_(False)
@@ -236,7 +237,7 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
     tables = fit_frequencies(rounder.tables(), motion, clips, period=9)
     integer, chosen, decoded = 0.0, [], []
     for clip, level in clips:
-        coder = CenteredCoder(tables, motion, level)
+        coder = AnchoredCoder(tables, motion, level)
         plan = coder.choose(clip, ())
         planes = [as_plane(frame, torch.device("cpu")) for frame in plan.symbols]
         wanted = [as_plane(frame, torch.device("cpu")) for frame in clip]
@@ -316,9 +317,11 @@ def test_rounding_passes_its_gradient_through():
 def test_residuals_count_from_the_mean_where_something_moves():
     scaled, mean = torch.tensor([0.9, 0.9, 3.3, -1.2]), torch.tensor([0.4, 0.4, 0.4, 0.4])
     moves, log_scale = torch.tensor([True, False, True, False]), torch.zeros(4)
-    found = quantized(scaled, mean, log_scale, torch.zeros(4), moves)
+    found = quantized(scaled, mean, log_scale, moves, torch.zeros(4))
     assert found.tolist() == pytest.approx([0.4, 1.0, 3.4, -1.0])
-    dear = quantized(scaled, mean, log_scale - 2, torch.ones(4), moves)
+    anchored = quantized(scaled, mean, log_scale, moves, torch.full((4,), 0.25))
+    assert anchored.tolist() == pytest.approx([0.4, 1.25, 3.4, -0.75])
+    dear = quantized(scaled, mean, log_scale - 4, moves, torch.zeros(4))
     assert dear.tolist() == pytest.approx([0.4, 0.0, 2.4, 0.0])  # one nearer to what is expected
 
 

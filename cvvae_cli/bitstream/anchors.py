@@ -1,0 +1,106 @@
+"""`prior-4`: `prior-3` whose resting symbols need not be whole (FORMAT.md, "prior-4").
+
+A flat sky is off by up to half a cell of the quantiser where symbols are whole, everywhere alike and for as long
+as it rests; a finer quantiser would cost more than it mends. One offset for an area of a channel, coded once, moves
+all its symbols to where its latents are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import numpy as np
+from torch import Tensor
+
+from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder
+from cvvae_cli.bitstream.prior import as_plane
+from cvvae_cli.bitstream.residuals import CENTER, Beside, Prediction, Where
+from cvvae_cli.errors import CorruptFileError
+
+AREA = 8  # latent positions in each direction that share an offset
+OFFSET_BITS = 3  # after the point of an offset, in cells of the quantiser
+LARGEST_OFFSET = 1 << OFFSET_BITS >> 1
+OFFSETS = np.arange(-LARGEST_OFFSET, LARGEST_OFFSET)  # that an encoder considers
+PERSISTENCE = 2.0  # latent frames that an error of the first one is counted for
+
+Steps = Generator[tuple[Where, Prediction], np.ndarray, np.ndarray]
+
+
+def offset_tables(channels: int) -> int:
+    """Rows of the frequencies for offsets: whether an area has any, and those of each channel."""
+    return 1 + channels
+
+
+class AnchoredCoder(CenteredCoder):
+    """`prior-4` of one quality level.
+
+    Symbols that rest lie whole cells beside those of the frame before; in the first frame of a period whole
+    cells beside the offset of their area and channel.
+    """
+
+    name = "prior-4"
+
+    @property
+    def first_offset_table(self) -> int:
+        return len(self.frequencies) - offset_tables(self.channels)
+
+    @property
+    def first_other_table(self) -> int:
+        return self.first_offset_table - VECTOR_TABLES
+
+    @property
+    def channels(self) -> int:
+        return self.tables.linear.shape[2]
+
+    def anchors(
+        self, before: Tensor | None, shape: tuple[int, int, int], wanted: np.ndarray | None
+    ) -> Generator[tuple[Where, Prediction], np.ndarray, Tensor | None]:
+        if before is not None:
+            return before
+        _, h, w = shape
+        offsets = yield from self.offsets(h, w, None if wanted is None else self.choose_offsets(wanted))
+        sixteenths = offsets << (FRACTION - OFFSET_BITS)
+        everywhere = sixteenths.repeat(AREA, 1).repeat(AREA, 2)[:, :h, :w]
+        return as_plane(everywhere, self.device)
+
+    def offsets(self, h: int, w: int, chosen: np.ndarray | None) -> Steps:
+        """The steps of the offsets of a frame of h x w positions; returns them, int32 (C, rows, columns)."""
+        offsets = np.zeros((self.channels, -(-h // AREA), -(-w // AREA)), np.int32)
+        has_any = None if chosen is None else chosen.any(0).astype(np.int32)
+        tables = np.full(offsets.shape[1:], self.first_offset_table, np.int32)
+        has_any = (yield Beside(has_any), unforeseen(tables)) != 0
+        tables = np.empty((self.channels, has_any.sum()), np.int32)
+        tables[:] = self.first_offset_table + 1 + np.arange(self.channels)[:, None]
+        offsets[:, has_any] = yield Beside(None if chosen is None else chosen[:, has_any]), unforeseen(tables)
+        if np.abs(offsets).max() > LARGEST_OFFSET:
+            raise CorruptFileError("an offset of a chunk is out of range")
+        return offsets
+
+    def choose_offsets(self, cells: np.ndarray) -> np.ndarray:
+        """Of latents in cells (C, h, w): int32 (C, rows, columns), where they are worth their bits."""
+        errors = np.stack([sums_of_areas(distance(cells - k / 2**OFFSET_BITS)) for k in OFFSETS])
+        costs = self.costs[self.first_offset_table :]
+        bits = costs[1:, CENTER + OFFSETS].T[:, :, None, None]
+        total = PERSISTENCE * errors + self.price * bits
+        without = PERSISTENCE * errors[LARGEST_OFFSET].sum(0) + self.price * costs[0, CENTER]
+        is_worth_it = total.min(0).sum(0) + self.price * costs[0, CENTER + 1] < without
+        chosen: np.ndarray = np.where(is_worth_it, OFFSETS[total.argmin(0)], 0).astype(np.int32)
+        return chosen
+
+
+def unforeseen(tables: np.ndarray) -> Prediction:
+    """Integers that tables alone predict."""
+    return Prediction(np.zeros_like(tables), np.ones_like(tables), tables)
+
+
+def distance(cells: np.ndarray) -> np.ndarray:
+    """Squared, to the nearest integer."""
+    squared: np.ndarray = (cells - np.rint(cells)) ** 2
+    return squared
+
+
+def sums_of_areas(values: np.ndarray) -> np.ndarray:
+    """(C, h, w) → (C, rows, columns)."""
+    for axis in (1, 2):
+        values = np.add.reduceat(values, np.arange(0, values.shape[axis], AREA), axis)
+    return values
