@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 DATA ?= ../shared/data
 IMAGE_VAE ?= ../shared/image_vae
 STEPS ?= 100
+# A process for each core, of one thread: threads of several processes would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-paper evaluate train compat ablation architectures wheel clean
 
@@ -23,13 +25,13 @@ demo: $(READY) ## Encode and decode a clip, show size, quality and speed, and dr
 	$(BIN)/python tests/tools/demo.py demo
 
 test: $(READY) ## Run all tests.
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(READY) ## Format, lint, types and tests.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: $(READY) ## Format the code.
 	$(BIN)/ruff format .
@@ -58,7 +60,7 @@ evaluate: $(READY) ## Figures of README and model card: cvvae bench on DATA/eval
 	$(BIN)/python tests/tools/evaluate.py $(DATA)
 
 train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact.
-	$(BIN)/cvvae train --recipe compact-6 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-6.safetensors --force
+	$(BIN)/cvvae train --recipe compact-7 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-7.safetensors --force
 
 compat: $(READY) ## Measure compact-flux2 against the image VAE at IMAGE_VAE (ten minutes).
 	$(BIN)/python tests/tools/compat.py report $(DATA) $(IMAGE_VAE) $(COMPAT)

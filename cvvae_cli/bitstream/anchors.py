@@ -14,14 +14,13 @@ from torch import Tensor
 
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder
 from cvvae_cli.bitstream.prior import as_plane
-from cvvae_cli.bitstream.residuals import CENTER, Beside, Prediction, Where
+from cvvae_cli.bitstream.residuals import CENTER, Beside, Past, Prediction, Where
 from cvvae_cli.errors import CorruptFileError
 
 AREA = 8  # latent positions in each direction that share an offset
 OFFSET_BITS = 3  # after the point of an offset, in cells of the quantiser
 LARGEST_OFFSET = 1 << OFFSET_BITS >> 1
 OFFSETS = np.arange(-LARGEST_OFFSET, LARGEST_OFFSET)  # that an encoder considers
-PERSISTENCE = 2.0  # latent frames that an error of the first one is counted for
 
 Steps = Generator[tuple[Where, Prediction], np.ndarray, np.ndarray]
 
@@ -32,10 +31,10 @@ def offset_tables(channels: int) -> int:
 
 
 class AnchoredCoder(CenteredCoder):
-    """`prior-4` of one quality level.
+    """`prior-4` of one quality level: symbols that rest lie whole cells beside an offset.
 
-    Symbols that rest lie whole cells beside those of the frame before; in the first frame of a period whole
-    cells beside the offset of their area and channel.
+    That of their area and channel, coded with the first latent frame of a period, in which all symbols rest: so
+    the frames after it find it in that one's symbols.
     """
 
     name = "prior-4"
@@ -53,15 +52,14 @@ class AnchoredCoder(CenteredCoder):
         return self.tables.linear.shape[2]
 
     def anchors(
-        self, before: Tensor | None, shape: tuple[int, int, int], wanted: np.ndarray | None
+        self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None
     ) -> Generator[tuple[Where, Prediction], np.ndarray, Tensor | None]:
-        if before is not None:
-            return before
+        if past:
+            return as_plane(past[-1] & (1 << FRACTION) - 1, self.device)
         _, h, w = shape
         offsets = yield from self.offsets(h, w, None if wanted is None else self.choose_offsets(wanted))
         sixteenths = offsets << (FRACTION - OFFSET_BITS)
-        everywhere = sixteenths.repeat(AREA, 1).repeat(AREA, 2)[:, :h, :w]
-        return as_plane(everywhere, self.device)
+        return as_plane(sixteenths.repeat(AREA, 1).repeat(AREA, 2)[:, :h, :w], self.device)
 
     def offsets(self, h: int, w: int, chosen: np.ndarray | None) -> Steps:
         """The steps of the offsets of a frame of h x w positions; returns them, int32 (C, rows, columns)."""
@@ -77,13 +75,12 @@ class AnchoredCoder(CenteredCoder):
         return offsets
 
     def choose_offsets(self, cells: np.ndarray) -> np.ndarray:
-        """Of latents in cells (C, h, w): int32 (C, rows, columns), where they are worth their bits."""
+        """Of latents in cells (n, C, h, w): int32 (C, rows, columns), where they are worth their bits."""
         errors = np.stack([sums_of_areas(distance(cells - k / 2**OFFSET_BITS)) for k in OFFSETS])
-        costs = self.costs[self.first_offset_table :]
-        bits = costs[1:, CENTER + OFFSETS].T[:, :, None, None]
-        total = PERSISTENCE * errors + self.price * bits
-        without = PERSISTENCE * errors[LARGEST_OFFSET].sum(0) + self.price * costs[0, CENTER]
-        is_worth_it = total.min(0).sum(0) + self.price * costs[0, CENTER + 1] < without
+        costs = self.price * self.costs[self.first_offset_table :]
+        total = errors + costs[1:, CENTER + OFFSETS].T[:, :, None, None]
+        without = errors[LARGEST_OFFSET].sum(0) + costs[0, CENTER]
+        is_worth_it = total.min(0).sum(0) + costs[0, CENTER + 1] < without
         chosen: np.ndarray = np.where(is_worth_it, OFFSETS[total.argmin(0)], 0).astype(np.int32)
         return chosen
 
@@ -100,7 +97,8 @@ def distance(cells: np.ndarray) -> np.ndarray:
 
 
 def sums_of_areas(values: np.ndarray) -> np.ndarray:
-    """(C, h, w) → (C, rows, columns)."""
+    """(n, C, h, w) → (C, rows, columns)."""
+    values = values.sum(0)
     for axis in (1, 2):
         values = np.add.reduceat(values, np.arange(0, values.shape[axis], AREA), axis)
     return values

@@ -91,5 +91,5 @@ class ChunkCoder:
         return self._past
 
     def _remember(self, symbols: np.ndarray) -> None:
-        for frame in symbols[-2:]:
+        for frame in symbols:
             self._past = shift(self._past, frame)

@@ -65,6 +65,7 @@ class FrameWalk:
 
     def __init__(self, past: Past, shape: tuple[int, ...]) -> None:
         """Of frames of `shape` (..., C, h, w) that follow `past`; what is not known is zero or repeated."""
+        past = past[:2]
         self.known_frames = len(past)
         nothing = np.zeros(shape, np.int32)
         self.before = bordered(past[0] if past else nothing)  # P

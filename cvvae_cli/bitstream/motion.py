@@ -185,22 +185,19 @@ class MotionCoder(PriorCoder):
             picture = chosen = None
             if wanted is not None:
                 picture = self.motion.picture(earlier)
-                chosen = self.search(picture, as_plane(wanted, self.device))
+                chosen = self.search(picture, as_plane(wanted[0], self.device))
             field = yield from self.field(h, w, chosen)
             vectors = torch.from_numpy(field).to(self.device, torch.int64)[None]
             moves = ~still(vectors, h, w)
             before = self.motion.expected(earlier, vectors, moves, picture)
         from_mean = moves[0] if self.symbol_bits else None
-        anchors = yield from self.anchors(before if past else None, shape, wanted)
+        anchors = yield from self.anchors(shape, past, wanted)
         yield from PriorFrame(self.network(), len(past), before, earlier, from_mean, anchors).passes()
 
     def anchors(
-        self, before: Tensor | None, shape: tuple[int, int, int], wanted: np.ndarray | None
+        self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None
     ) -> Generator[tuple[Where, Prediction], np.ndarray, Tensor | None]:
-        """What the whole cells of resting symbols are counted from, (h, w, C) as PriorFrame takes it.
-
-        `before` is what is expected of the frame by the one before, None where there is none.
-        """
+        """What the whole cells of resting symbols are counted from, (h, w, C) as PriorFrame takes it."""
         yield from ()
         return None
 

@@ -233,7 +233,7 @@ class PriorCoder(ResidualCoder):
         return level
 
     def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
-        before, earlier = (past[0], past[-1]) if past else (np.zeros(shape, np.int32),) * 2
+        before, earlier = (past[0], past[:2][-1]) if past else (np.zeros(shape, np.int32),) * 2
         frame = PriorFrame(self.network(), len(past), *(as_plane(p, self.device) for p in (before, earlier)))
         yield from frame.passes()
 
@@ -273,7 +273,7 @@ class PriorFrame:
     def __init__(
         self,
         network: PriorNetwork,
-        kind: int,
+        known_frames: int,
         before: Tensor,
         earlier: Tensor,
         moves: Tensor | None = None,
@@ -287,7 +287,7 @@ class PriorFrame:
         self.network = network
         self.moves = moves
         self.anchors = anchors
-        self.kind = kind
+        self.kind = min(known_frames, 2)
         self.before = before
         self.h, self.w, channels = before.shape
         bordered = (self.h + 2, self.w + 2)

@@ -35,7 +35,7 @@ RAW = -1  # in place of a table: the uniform model of escapes
 
 Kind = TypeVar("Kind", bound="DataclassInstance")
 Integers = TypeVar("Integers", np.ndarray, "Tensor")
-Past = tuple[np.ndarray, ...]  # the latent frames before, at most two, the nearest first: (C, h, w)
+Past = tuple[np.ndarray, ...]  # the last two latent frames, the nearest first, then the first of the period
 Where = Any  # an index expression: the symbols of a step in a latent frame (C, h, w); or Beside
 
 
@@ -133,7 +133,8 @@ class ResidualCoder(ABC):
     def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
         """The steps of a latent frame of `shape` (C, h, w); after each, the step's symbols are sent in.
 
-        `wanted` is what is encoded, in cells of the quantiser or as symbols; None in decoding.
+        `wanted` (n, C, h, w) is what is encoded, in cells of the quantiser or as symbols: this latent frame and
+        those after it in its chunk; None in decoding.
         """
 
     def encode(self, symbols: np.ndarray, past: Past) -> bytes:
@@ -162,8 +163,8 @@ class ResidualCoder(ABC):
     ) -> Plan:
         """Walk over latent frames; `decide` gives the residuals of the values of a step."""
         plan = Plan(np.zeros(values.shape, np.int32), [])
-        for frame, symbols in zip(values, plan.symbols, strict=True):
-            steps = self.predictions(frame.shape, past, frame)
+        for number, (frame, symbols) in enumerate(zip(values, plan.symbols, strict=True)):
+            steps = self.predictions(frame.shape, past, values[number:])
             where, guess = next(steps)
             while True:
                 if isinstance(where, Beside):
@@ -324,4 +325,4 @@ def by_table(tables: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 def shift(past: Past, frame: np.ndarray) -> Past:
     """The past of the next latent frame."""
-    return (frame, *past[:1])
+    return (frame, *past[:1], *past[1:][-1:])

@@ -206,20 +206,20 @@ def test_a_flat_area_gets_an_offset_and_keeps_it_while_it_rests(monkeypatch):
 def test_offsets_are_chosen_by_their_errors_and_bits():
     """No area would be better off without its offsets, or with another of a channel."""
     coder = CODERS["prior-4"]
-    cells = np.random.default_rng(0).laplace(0, 1, (4, 19, 12)).astype(np.float32)
-    cells[:, :8] *= 0.05
+    cells = np.random.default_rng(0).laplace(0, 1, (3, 4, 19, 12)).astype(np.float32)
+    cells[:, :, :8] *= 0.05
     chosen = coder.choose_offsets(cells)
     assert chosen.shape == (4, 3, 2)
     assert (chosen.any(0).any(), chosen.any(0).all()) == (True, False)
     costs = coder.costs[coder.first_offset_table :]
 
     def total(offsets, rows, columns):
-        places = cells[:, 8 * rows : 8 * rows + 8, 8 * columns : 8 * columns + 8]
+        places = cells[:, :, 8 * rows : 8 * rows + 8, 8 * columns : 8 * columns + 8]
         beside = places - offsets[:, None, None] / 8
         bits = costs[0, 127 + offsets.any()]
         if offsets.any():
             bits += sum(costs[1 + c, 127 + o] for c, o in enumerate(offsets))
-        return anchors.PERSISTENCE * ((beside - np.rint(beside)) ** 2).sum() + coder.price * bits
+        return ((beside - np.rint(beside)) ** 2).sum() + coder.price * bits
 
     for rows, columns in np.ndindex(3, 2):
         own = chosen[:, rows, columns]
@@ -231,16 +231,20 @@ def test_offsets_are_chosen_by_their_errors_and_bits():
             assert not own.any() or least <= total(other, rows, columns) + 1e-4
 
 
-def test_what_comes_to_rest_stays_where_it_is(monkeypatch):
-    """Symbols between whole ones that motion left behind stay there, without a residual."""
-    coder, field = CODERS["prior-4"], np.zeros((2, 3, 2), np.int32)
-    field[1, 1] = 8
-    fields = iter([field, *[np.zeros_like(field)] * 2])
+def test_what_comes_to_rest_lies_beside_the_offset_again(monkeypatch):
+    """In a later chunk too: the first frame of the period says where."""
+    coder, field = CODERS["prior-4"], np.zeros((2, 4, 4), np.int32)
+    moves = field.copy()
+    moves[1, 1] = 8
+    fields = iter([moves, *[field] * 4])
     monkeypatch.setattr(coder, "search", lambda *_: next(fields))
-    symbols = coder.choose(np.repeat(random_scaled(4)[:1], 4, 0), ()).symbols
-    assert (symbols[1, :, 4:8] % 16 != 0).mean() > 0.5
-    for later in symbols[2:]:
-        assert ((later - symbols[1]) % 16 == 0).all()
+    chunks = ChunkCoder(coder, 8)
+    symbols = np.concatenate([chunks.choose(4 * k, flat_areas(3)).symbols for k in range(2)])
+    assert len(symbols) == 6
+    assert (symbols[1, :, 4:8, :8] % 16 != 4).any()
+    for rests in (symbols[0], symbols[1, :, :4], *symbols[2:]):
+        assert (rests[..., :8] % 16 == 4).all()
+        assert (rests[..., 8:] % 16 == 0).all()
 
 
 def test_an_offset_beyond_half_a_cell_is_refused(monkeypatch):

@@ -37,7 +37,7 @@ def read(data, tables):
                 past = () if t % header["period"] == 0 else past
                 frame = decode_frame(ans, header, tables, past)
                 symbols |= {(t, *key): value for key, value in frame.items()}
-                past = (frame, *past[:1])
+                past = (frame, *past[:1], *past[1:][-1:])  # the last two and the first of the period
     return header, symbols
 
 
@@ -105,7 +105,7 @@ class Ans:
 
 def decode_context_frame(ans, header, tables, past):
     channels, h, w = latent_size(header)
-    p, q = (past[0], past[-1]) if past else ({}, {})
+    p, q = (past[0], past[:2][-1]) if past else ({}, {})
     frame, residual = {}, {}
 
     def total(get, y, x, places):
@@ -149,7 +149,7 @@ def decode_context_frame(ans, header, tables, past):
                     scales = [blur(change, y, x), blur(lambda y, x: abs(before(y, x)), y, x)]
                     scales += [blur(activity, y, x), blur(last, y, x)]
                     scales += [4 * total(left, y, x, row + column + corners), blur(motion, y, x), 64]
-                    kind = len(past)
+                    kind = min(2, len(past))
                     if kind == 2:
                         kind += bisect_right(tables["motion_thresholds"], blur(motion, y, x))
                     mean = dot(tables["mean_weights"][index][c][kind], means)
@@ -211,8 +211,8 @@ def product(rows, inputs):
 
 
 def decode_prior_frame(ans, header, tables, past):
-    p, q = (past[0], past[-1]) if past else ({}, {})
-    return decode_passes(ans, header, tables, len(past), p, q, 0, len(tables["frequencies"]) // 3)
+    p, q = (past[0], past[:2][-1]) if past else ({}, {})
+    return decode_passes(ans, header, tables, min(2, len(past)), p, q, 0, len(tables["frequencies"]) // 3)
 
 
 def decode_motion_frame(ans, header, tables, past):
@@ -220,14 +220,15 @@ def decode_motion_frame(ans, header, tables, past):
     if past:
         vectors = decode_vectors(ans, header, len(tables["frequencies"]) - 11)
         p = expected(header, {k[7:]: v for k, v in tables.items() if k.startswith("motion.")}, q, vectors)
-    return decode_passes(ans, header, tables, len(past), p, q, 4, (len(tables["frequencies"]) - 11) // 3)
+    return decode_passes(ans, header, tables, min(2, len(past)), p, q, 4, (len(tables["frequencies"]) - 11) // 3)
 
 
 def decode_anchored_frame(ans, header, tables, past):
     channels, h, w = latent_size(header)
     first_vectors = len(tables["frequencies"]) - channels - 12
-    anchors = {}
-    if not past:
+    if past:
+        anchors = {place: symbol & 15 for place, symbol in past[-1].items()}
+    else:
         areas = [(y, x) for y in range(-(-h // 8)) for x in range(-(-w // 8))]
         offsets = decode_plainly(ans, [(area, first_vectors + 11) for area in areas])
         areas = [area for area in areas if offsets[area]]
@@ -246,7 +247,6 @@ def decode_plainly(ans, wanted):
 
 def decode_centered_frame(ans, header, tables, past, first_vectors=None, anchors=None):
     p, q, moving = {}, past[0] if past else {}, set()
-    anchors_are_before = anchors is not None and past
     first_vectors = first_vectors or len(tables["frequencies"]) - 11
     if past:
         vectors = decode_vectors(ans, header, first_vectors)
@@ -254,8 +254,7 @@ def decode_centered_frame(ans, header, tables, past, first_vectors=None, anchors
         p = expected(header, motion, q, vectors, 4)
         _, h, w = latent_size(header)
         moving = {(y, x) for y in range(h) for x in range(w) if vectors[y // 4, x // 4] != (0, 0)}
-    anchors = p if anchors_are_before else anchors
-    return decode_passes(ans, header, tables, len(past), p, q, 0, first_vectors // 4, 4, moving, anchors)
+    return decode_passes(ans, header, tables, min(2, len(past)), p, q, 0, first_vectors // 4, 4, moving, anchors)
 
 
 DECODERS = {
