@@ -122,9 +122,8 @@ def make_prior_weights() -> None:
     scaled = torch.cat(latents) * levels.gain
     vectors = prior.motion.vectors(torch.cat(latents))
     for _ in range(800):
-        known = prior.decoded(scaled, vectors, levels)
-        estimate = prior(known, vectors, levels)
-        chosen = prior.quantized(scaled, known, *estimate, vectors)
+        estimate = prior(prior.decoded(scaled, vectors, levels), vectors, levels)
+        chosen = prior.quantized(scaled, *estimate, vectors)
         logistic_bits(chosen, *estimate).mean().backward()
         torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
         optimizer.step()

@@ -1,8 +1,8 @@
 """`prior-4`: `prior-3` whose resting symbols need not be whole (FORMAT.md, "prior-4").
 
-A flat sky is off by up to half a cell of the quantiser where symbols are whole, everywhere alike and for as long
-as it rests; a finer quantiser would cost more than it mends. One offset for an area of a channel, coded once, moves
-all its symbols to where its latents are.
+A flat sky is off by up to half a cell of the quantiser where symbols are whole, everywhere alike and for as
+long as it rests; a finer quantiser would cost more than it mends. One offset for an area of a channel, coded
+once, moves all its symbols to where its latents are.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def offset_tables(channels: int) -> int:
 class AnchoredCoder(CenteredCoder):
     """`prior-4` of one quality level: symbols that rest lie whole cells beside an offset.
 
-    That of their area and channel, coded with the first latent frame of a period, in which all symbols rest: so
-    the frames after it find it in that one's symbols.
+    That of their area and channel, coded with the first latent frame of a period, in which all symbols rest:
+    so the frames after it find it in that one's symbols.
     """
 
     name = "prior-4"
@@ -64,9 +64,9 @@ class AnchoredCoder(CenteredCoder):
     def offsets(self, h: int, w: int, chosen: np.ndarray | None) -> Steps:
         """The steps of the offsets of a frame of h x w positions; returns them, int32 (C, rows, columns)."""
         offsets = np.zeros((self.channels, -(-h // AREA), -(-w // AREA)), np.int32)
-        has_any = None if chosen is None else chosen.any(0).astype(np.int32)
+        known = None if chosen is None else np.any(chosen, axis=0).view(np.uint8).astype(np.int32)
         tables = np.full(offsets.shape[1:], self.first_offset_table, np.int32)
-        has_any = (yield Beside(has_any), unforeseen(tables)) != 0
+        has_any = (yield Beside(known), unforeseen(tables)) != 0
         tables = np.empty((self.channels, has_any.sum()), np.int32)
         tables[:] = self.first_offset_table + 1 + np.arange(self.channels)[:, None]
         offsets[:, has_any] = yield Beside(None if chosen is None else chosen[:, has_any]), unforeseen(tables)

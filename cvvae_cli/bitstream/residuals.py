@@ -133,8 +133,8 @@ class ResidualCoder(ABC):
     def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
         """The steps of a latent frame of `shape` (C, h, w); after each, the step's symbols are sent in.
 
-        `wanted` (n, C, h, w) is what is encoded, in cells of the quantiser or as symbols: this latent frame and
-        those after it in its chunk; None in decoding.
+        `wanted` (n, C, h, w) is what is encoded, in cells of the quantiser or as symbols: this latent frame
+        and those after it in its chunk; None in decoding.
         """
 
     def encode(self, symbols: np.ndarray, past: Past) -> bytes:

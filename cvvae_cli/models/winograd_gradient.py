@@ -1,7 +1,7 @@
 """Winograd's minimal filtering (models/winograd.py) with gradients: training on CPUs in float32.
 
-Whole clips at a time, for those of training are small. Forward, the gradient of the input and that of the kernel
-are products of the same transformed tiles, each with a quarter of the multiplications of a direct convolution.
+Whole clips at a time, for those of training are small. Result, gradient of the input and gradient of the
+kernel are products of transformed tiles, each with a quarter of the multiplications of a direct convolution.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     `weight` is (O, C, 3, 3) or (O, C, taps, 3, 3), then T' is T - taps + 1.
     """
     kernel = weight if weight.ndim == 5 else weight[:, :, None]
-    y: Tensor = MinimalFiltering.apply(x.permute(2, 0, 3, 4, 1), kernel)
+    y: Tensor = MinimalFiltering.apply(x.permute(2, 0, 3, 4, 1), kernel)  # type: ignore[no-untyped-call]
     return (y if bias is None else y + bias).permute(1, 4, 0, 2, 3)
 
 
@@ -63,7 +63,7 @@ class MinimalFiltering(torch.autograd.Function):
         return joined(y)[:, :, :h, :w]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         seen, kernel = ctx.saved_tensors
         frames, b, h, w, channels = ctx.shape
         taps, outputs = kernel.shape[1], kernel.shape[3]
@@ -103,7 +103,7 @@ def rows(x: Tensor) -> Tensor:
 
 
 def tiles(x: Tensor) -> Tensor:
-    """Frames (T, B, H, W, C) → their overlapping tiles, zeros around: (SIZE, SIZE, T, B, rows, columns, C)."""
+    """Frames (T, B, H, W, C), zeros around → overlapping tiles (SIZE, SIZE, T, B, rows, columns, C)."""
     t, b, h, w, c = x.shape
     down, right = grid(h, w)
     padded = x.new_zeros(t, b, down * TILE + KERNEL - 1, right * TILE + KERNEL - 1, c)

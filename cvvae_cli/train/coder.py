@@ -86,7 +86,7 @@ class Coder(Trainee):
             known = self.prior.decoded(scaled, vectors, levels)
             mean, log_scale = self.prior(through(scaled, known), vectors, levels)
             mean, log_scale = mean.float(), log_scale.float()
-            values = self.prior.quantized(scaled, known, mean, log_scale, vectors)
+            values = self.prior.quantized(scaled, mean, log_scale, vectors)
             decoded = self.autoencoder.decode(through(scaled, values) * levels.step)
         noisy = add_noise(scaled, noise.uniform(*scaled.shape[1:]))
         bits = logistic_bits(noisy, mean, log_scale)
@@ -107,7 +107,7 @@ class Coder(Trainee):
             vectors = self.prior.motion.vectors(latents)
             known = self.prior.decoded(scaled, vectors, levels)
             mean, log_scale = (x.float() for x in self.prior(known, vectors, levels))
-            values = self.prior.quantized(scaled, known, mean, log_scale, vectors)
+            values = self.prior.quantized(scaled, mean, log_scale, vectors)
             decoded = self.autoencoder.decode(values * levels.step).float().clamp(-1, 1)
         bits = logistic_bits(values, mean, log_scale)
         pixels = video.shape[2] * video.shape[3] * video.shape[4]

@@ -14,7 +14,7 @@ from cvvae_cli.bitstream.anchors import OFFSETS, AnchoredCoder, offset_tables
 from cvvae_cli.bitstream.context import PASSES
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, MotionTables
 from cvvae_cli.bitstream.prior import FEATURES, LARGEST, PRICE, TAPS, PriorTables
-from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES, PROBABILITY_BITS, values_of
+from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES, values_of
 from cvvae_cli.bitstream.vectors import still
 from cvvae_cli.train.motion import MotionPrediction
 from cvvae_cli.train.tables import as_frequencies
@@ -27,7 +27,7 @@ FIRST_GATE = 1.0  # logit of the temporal mean's share, before training
 SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE, BINS_PER_NEPER = -4.0, 5.0, 6
 BINS = round((LARGEST_LOG_SCALE - SMALLEST_LOG_SCALE) * BINS_PER_NEPER)
 VECTOR_SPREAD = 4.0  # in pixels, of the pseudo-counts of a table of vectors
-OFFSET_SHARE = 0.1  # of areas with offsets, and of the offsets there that are not zero: of pseudo-counts likewise
+OFFSET_SHARE = 0.1  # of areas that have offsets, and of those that are not zero, in pseudo-counts
 EXACT = 2**24 - 1  # the largest sum that single precision holds exactly in any order
 MIN_LIKELIHOOD = 1e-6
 MOTION_RATE = 0.1  # of the learning rate
@@ -128,19 +128,15 @@ class LatentPrior(nn.Module):
         """
         decoded = scaled.round()
         for _ in range(rounds):
-            decoded = self.quantized(scaled, decoded, *self(decoded, vectors, levels), vectors)
+            decoded = self.quantized(scaled, *self(decoded, vectors, levels), vectors)
         return decoded
 
-    def quantized(
-        self, scaled: Tensor, decoded: Tensor, mean: Tensor, log_scale: Tensor, vectors: Tensor
-    ) -> Tensor:
-        """The same by means and log scales that are known, beside what was `decoded` about so."""
+    def quantized(self, scaled: Tensor, mean: Tensor, log_scale: Tensor, vectors: Tensor) -> Tensor:
+        """The same by means and log scales that are known."""
         moves = torch.zeros_like(scaled[:, :1], dtype=torch.bool)
-        anchors = torch.zeros_like(scaled)  # the offsets of first frames are left out
         if scaled.shape[2] > 1:
             moves[:, :, 1:] = ~resting(vectors, *scaled.shape[3:])
-            anchors[:, :, 1:] = decoded[:, :, :-1]
-        return quantized(scaled, mean.float(), log_scale.float(), moves, anchors)
+        return quantized(scaled, mean.float(), log_scale.float(), moves)
 
     def groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Parameters with their learning rates. What starts from least squares moves slower."""
@@ -219,13 +215,12 @@ def logistic_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def quantized(scaled: Tensor, mean: Tensor, log_scale: Tensor, moves: Tensor, anchors: Tensor) -> Tensor:
-    """Latents in cells of the quantiser → what the coder chooses for them, in cells.
+def quantized(scaled: Tensor, mean: Tensor, log_scale: Tensor, moves: Tensor) -> Tensor:
+    """Latents in cells of the quantiser → what the coder chooses for them, in cells, without its offsets.
 
-    Whole residuals are counted from the mean where something moves, else from what is next to it among the
-    values whole cells beside the anchor.
+    Whole residuals are counted from the mean where something moves, else from the integer next to it.
     """
-    start = torch.where(moves, mean, anchors + (mean - anchors).round())
+    start = torch.where(moves, mean, mean.round())
     far = start + (scaled - start).round()
     near = far - (far - start).sign()
     saved = logistic_bits(far, mean, log_scale) - logistic_bits(near, mean, log_scale)
@@ -262,7 +257,7 @@ class Rounder:
         self.ranges[name] = torch.maximum(self.ranges.get(name, largest), largest)
 
     def tables(self) -> PriorTables:
-        """All integers but the frequencies, which are uniform."""
+        """All integers; the frequencies are what is expected before any is counted."""
         unit = {name: (value / 256).double().numpy() for name, value in self.ranges.items()}  # of one step
         prior, w = self.prior, weights_of
         u = 1 / COMPRESS_STEPS
@@ -291,7 +286,7 @@ class Rounder:
             head_shift=np.stack([p["head_shift"] for p in parts]).astype(np.uint8),
             gate=np.rint(256 / (1 + np.exp(-gate))).astype(np.int16),
             linear=np.rint(w(prior.linear) * 4096).astype(np.int32),
-            frequencies=np.full((tables_for(prior.channels), ALPHABET), 2**PROBABILITY_BITS // ALPHABET, np.int32),
+            frequencies=frequencies_of(np.zeros((tables_for(prior.channels), ALPHABET))),
         )
 
     def _round_pass(
@@ -392,7 +387,6 @@ def fit_frequencies(
 
     Twice, for what a coder chooses depends on what it takes the bits to be.
     """
-    tables = replace(tables, frequencies=frequencies_of(np.zeros(tables.frequencies.shape)))
     for part in (clips[::3], clips):
         counts = sum(counts_of(AnchoredCoder(tables, motion, level), c, period) for c, level in part)
         tables = replace(tables, frequencies=frequencies_of(np.asarray(counts)))
@@ -419,13 +413,14 @@ def frequencies_of(counts: np.ndarray) -> np.ndarray:
         *[0.0] * (BINS + VECTOR_TABLES),
     ]
     rows = []
-    for histogram, spread, center in zip(counts, spreads, centers, strict=False):
+    of_symbols = counts[: len(spreads)]
+    for histogram, spread, center in zip(of_symbols, spreads, centers, strict=True):
         above, below = ((values - center + side) / (2 * spread) for side in (0.5, -0.5))
         expected = np.append(np.tanh(above) - np.tanh(below), 0)
         expected = expected / expected.sum()
         expected[ESCAPE] = 1e-6
         rows.append(as_frequencies(histogram + SMOOTHING * expected / expected.sum() + 1e-7))
-    for row, histogram in enumerate(counts[len(rows) :]):
+    for row, histogram in enumerate(counts[len(spreads) :]):  # of offsets
         expected = np.full(ALPHABET, 1e-6)
         others = CENTER + (OFFSETS[OFFSETS != 0] if row else 1)
         expected[others] = OFFSET_SHARE / np.size(others)

@@ -47,10 +47,9 @@ def sharpen(
         scaled = latents.float() * levels.gain
         # a little noise before rounding: the same clips give ever new symbols
         scaled = scaled + section.jitter * (torch.rand_like(scaled) - 0.5)
-        known = prior.decoded(scaled, vectors, levels, ROUNDS)
-        mean, log_scale = prior(known, vectors, levels)
+        mean, log_scale = prior(prior.decoded(scaled, vectors, levels, ROUNDS), vectors, levels)
         noisy = add_noise(scaled, torch.rand_like(scaled))
-        chosen = prior.quantized(scaled, known, mean, log_scale, vectors)
+        chosen = prior.quantized(scaled, mean, log_scale, vectors)
         rates = [logistic_bits(values, mean, log_scale) for values in (noisy, chosen)]
         bits = torch.stack(rates).mean(0).sum(1).mean((2, 3))  # (B, t) of a position
         weighted = (bits[:, 0] + (section.period - 1) * mean_after_first(bits)) / section.period

@@ -220,7 +220,8 @@ def decode_motion_frame(ans, header, tables, past):
     if past:
         vectors = decode_vectors(ans, header, len(tables["frequencies"]) - 11)
         p = expected(header, {k[7:]: v for k, v in tables.items() if k.startswith("motion.")}, q, vectors)
-    return decode_passes(ans, header, tables, min(2, len(past)), p, q, 4, (len(tables["frequencies"]) - 11) // 3)
+    bins = (len(tables["frequencies"]) - 11) // 3
+    return decode_passes(ans, header, tables, min(2, len(past)), p, q, 4, bins)
 
 
 def decode_anchored_frame(ans, header, tables, past):
@@ -254,7 +255,8 @@ def decode_centered_frame(ans, header, tables, past, first_vectors=None, anchors
         p = expected(header, motion, q, vectors, 4)
         _, h, w = latent_size(header)
         moving = {(y, x) for y in range(h) for x in range(w) if vectors[y // 4, x // 4] != (0, 0)}
-    return decode_passes(ans, header, tables, min(2, len(past)), p, q, 0, first_vectors // 4, 4, moving, anchors)
+    kind, bins = min(2, len(past)), first_vectors // 4
+    return decode_passes(ans, header, tables, kind, p, q, 0, bins, 4, moving, anchors)
 
 
 DECODERS = {

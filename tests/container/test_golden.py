@@ -12,7 +12,7 @@ from cvvae_cli.bitstream.exact import to_words
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.stream import Engine
 
-MODELS = {"prior": 2, "motion": 3, "centered": 4, "anchored": 5}  # the tiny model of each, if it is not the first
+MODELS = {"prior": 2, "motion": 3, "centered": 4, "anchored": 5}  # the tiny model of each but the first
 GOLDENS = sorted(path.stem for path in GOLDEN.glob("*.cvl"))
 
 
