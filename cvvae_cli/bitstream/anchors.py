@@ -64,7 +64,7 @@ class AnchoredCoder(CenteredCoder):
     def offsets(self, h: int, w: int, chosen: np.ndarray | None) -> Steps:
         """The steps of the offsets of a frame of h x w positions; returns them, int32 (C, rows, columns)."""
         offsets = np.zeros((self.channels, -(-h // AREA), -(-w // AREA)), np.int32)
-        known = None if chosen is None else np.any(chosen, axis=0).view(np.uint8).astype(np.int32)
+        known = None if chosen is None else np.logical_or.reduce(chosen).astype(np.int32)
         tables = np.full(offsets.shape[1:], self.first_offset_table, np.int32)
         has_any = (yield Beside(known), unforeseen(tables)) != 0
         tables = np.empty((self.channels, has_any.sum()), np.int32)
