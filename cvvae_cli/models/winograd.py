@@ -33,13 +33,20 @@ _kept: Any = WeakIdKeyDictionary()  # kernel → its version and what it was tra
 def pays(x: Tensor, weight: Tensor, stride: tuple[int, ...] = (1,)) -> bool:
     """Whether `convolve` is faster than torch, and allowed: it has no gradient."""
     return (
+        not torch.is_grad_enabled()
+        and is_for(x, weight, stride)
+        and weight.shape[-2:] in ((3, 3), (2, 2))
+        and (is_kept(weight) or x[0, 0].numel() >= FEWEST_POSITIONS)
+    )
+
+
+def is_for(x: Tensor, weight: Tensor, stride: tuple[int, ...]) -> bool:
+    """Whether minimal filtering is of use here, with gradients or without, but for the size of the kernel."""
+    return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and weight.shape[-2:] in ((3, 3), (2, 2))
         and set(stride) == {1}
         and min(weight.shape[:2]) >= FEWEST_CHANNELS
-        and (is_kept(weight) or x[0, 0].numel() >= FEWEST_POSITIONS)
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )

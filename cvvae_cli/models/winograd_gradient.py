@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvvae_cli.models.winograd import FEWEST_CHANNELS, TILE, transforms
+from cvvae_cli.models.winograd import TILE, is_for, transforms
 
 KERNEL = 3
 SIZE = TILE + KERNEL - 1  # pixels of a tile's input
@@ -21,16 +21,7 @@ PARTS = SIZE**2
 
 def pays(x: Tensor, weight: Tensor, stride: tuple[int, ...] = (1,)) -> bool:
     """Whether `convolve` is faster than torch where gradients are wanted."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and weight.shape[-2:] == (KERNEL, KERNEL)
-        and set(stride) == {1}
-        and min(weight.shape[:2]) >= FEWEST_CHANNELS
-        and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-    )
+    return torch.is_grad_enabled() and is_for(x, weight, stride) and weight.shape[-2:] == (KERNEL, KERNEL)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
