@@ -10,7 +10,7 @@ STEPS ?= 100
 # A process for each core, of one thread: threads of several processes would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-paper evaluate train compat ablation architectures wheel clean
+.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-paper evaluate graphics train compat ablation architectures wheel clean
 
 help: ## Show what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -58,6 +58,10 @@ benchmark-paper: $(READY) ## Measure the paper's network at full size beside a p
 
 evaluate: $(READY) ## Figures of README and model card: cvvae bench on DATA/eval/video (half an hour).
 	$(BIN)/python tests/tools/evaluate.py $(DATA)
+
+graphics: $(READY) ## Draw clips of text and full colours, and measure the default model on them (MODELS="--model compact-7").
+	$(BIN)/python tests/tools/draw_clips.py runs/drawn
+	$(BIN)/cvvae bench --dataset runs/drawn --model compact $(MODELS) -q 1,4,7,10 --baseline x264:medium --metrics psnr_db
 
 train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact.
 	$(BIN)/cvvae train --recipe compact-7 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-7.safetensors --force

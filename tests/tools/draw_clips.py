@@ -1,0 +1,85 @@
+"""Draw clips that no camera took, which training never saw: a page in a real typeface, colour bars, scenes.
+
+Lossless files of 640x360 and 33 frames, for `cvvae bench` (`make graphics`).
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
+
+from cvvae_cli.options import OutputOptions
+from cvvae_cli.train.graphics import graphics
+from cvvae_cli.types import FrameBatch, VideoInfo
+from cvvae_cli.video.writer import VideoWriter
+
+WIDTH, HEIGHT, FRAMES, RATE = 640, 360, 33, 25
+SCROLL = 3  # pixels a frame
+BARS = [(1, 1, 1), (1, 1, 0), (0, 1, 1), (0, 1, 0), (1, 0, 1), (1, 0, 0), (0, 0, 1), (0, 0, 0)]
+TEXT = (
+    "the latents of a video are a few numbers for each block of pixels which a network turns into frames "
+    "again so a file of them is small and whoever trains a model of videos reads them as they are"
+)
+
+
+def page(height: int, points: int) -> np.ndarray:
+    """Lines of words, black on white, uint8 (height, WIDTH, 3)."""
+    image = Image.new("RGB", (WIDTH, height), "white")
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), points)
+    draw, rng = ImageDraw.Draw(image), random.Random(points)
+    for top in range(8, height, points * 3 // 2):
+        draw.text((12, top), " ".join(rng.choices(TEXT.split(), k=24)), fill="black", font=font)
+    return np.asarray(image)
+
+
+def resting(picture: np.ndarray) -> np.ndarray:
+    return np.repeat(picture[None, :HEIGHT], FRAMES, axis=0)
+
+
+def scrolling(picture: np.ndarray) -> np.ndarray:
+    return np.stack([picture[SCROLL * n : SCROLL * n + HEIGHT] for n in range(FRAMES)])
+
+
+def bars() -> np.ndarray:
+    """Full colours side by side, uint8 (HEIGHT, WIDTH, 3)."""
+    row = np.repeat(np.array(BARS, np.uint8) * 255, WIDTH // len(BARS), axis=0)
+    return np.repeat(row[None], HEIGHT, axis=0)
+
+
+def scene(name: str) -> np.ndarray:
+    """As training draws them, from a seed of its own."""
+    drawn = graphics(random.Random(f"draw_clips/{name}"), FRAMES, WIDTH)[:, :, :HEIGHT]
+    pixels: np.ndarray = (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return pixels
+
+
+CLIPS: dict[str, Callable[[], np.ndarray]] = {
+    "bars": lambda: resting(bars()),
+    "page-12": lambda: resting(page(HEIGHT, 12)),
+    "page-20": lambda: resting(page(HEIGHT, 20)),
+    "scroll-16": lambda: scrolling(page(HEIGHT + SCROLL * FRAMES, 16)),
+    **{f"scene-{number}": (lambda number=number: scene(str(number))) for number in (0, 1, 3)},
+}
+
+
+def write(path: Path, rgb: np.ndarray) -> None:
+    """A lossless file of frames."""
+    info = VideoInfo(WIDTH, HEIGHT, Fraction(RATE), Fraction(1, 1000), len(rgb))
+    times = np.arange(len(rgb), dtype=np.int64) * (1000 // RATE)
+    with VideoWriter(path, path, info, OutputOptions(codec="ffv1"), None) as video:
+        video.write(FrameBatch(np.ascontiguousarray(rgb), times))
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in CLIPS.items():
+        write(folder / f"{name}.mkv", draw())
