@@ -34,7 +34,6 @@ class DataSection:
     max_photo_side: int = 1600
     cache_gib: float = 8.0  # decoded clips and photos kept in memory
     video_share: float = 0.65  # of the samples; the rest are photos in slow camera moves
-    graphics_share: float = 0.0  # of the samples are drawn, not read: text, flat shapes, any colour
     image_share: float = 0.0  # of the batches hold single pictures alone; the others clips alone
     time_strides: tuple[int, ...] = (1, 1, 1, 2)
     cut_share: float = 0.04  # of the samples change to another scene in the middle

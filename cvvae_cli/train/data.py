@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.train.config import DataSection
-from cvvae_cli.train.graphics import graphics
 from cvvae_cli.video.reader import frame_files
 from cvvae_cli.video.sources import Sources, search_folder
 
@@ -125,8 +124,6 @@ class ClipSampler:
         return clip
 
     def scene(self, rng: random.Random, frames: int, size: int) -> Tensor:
-        if self.config.graphics_share and rng.random() < self.config.graphics_share:
-            return graphics(rng, frames, size).permute(1, 0, 2, 3)
         wants_video = rng.random() < self.config.video_share
         if self.sources.videos and (wants_video or not self.sources.photos):
             clip = self.from_video(rng, frames, size)
