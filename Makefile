@@ -59,9 +59,9 @@ benchmark-paper: $(READY) ## Measure the paper's network at full size beside a p
 evaluate: $(READY) ## Figures of README and model card: cvvae bench on DATA/eval/video (half an hour).
 	$(BIN)/python tests/tools/evaluate.py $(DATA)
 
-graphics: $(READY) ## Draw clips of text and full colours, and measure the default model on them (MODELS="--model compact-7").
+graphics: $(READY) ## Draw clips of text and full colours, and measure the default model on them (five minutes).
 	$(BIN)/python tests/tools/draw_clips.py runs/drawn
-	$(BIN)/cvvae bench --dataset runs/drawn --model compact $(MODELS) -q 1,4,7,10 --baseline x264:medium --metrics psnr_db
+	$(BIN)/cvvae bench --dataset runs/drawn -q 1,4,7,10 --baseline x264:medium --metrics psnr_db
 
 train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact.
 	$(BIN)/cvvae train --recipe compact-7 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-7.safetensors --force

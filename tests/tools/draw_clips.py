@@ -1,4 +1,4 @@
-"""Draw clips that no camera took, which training never saw: a page in a real typeface, colour bars, scenes.
+"""Draw clips that no camera took: pages in a real typeface, full colours, a gradient, a disc that moves.
 
 Lossless files of 640x360 and 33 frames, for `cvvae bench` (`make graphics`).
 """
@@ -12,12 +12,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from cvvae_cli.options import OutputOptions
-from cvvae_cli.train.graphics import graphics
 from cvvae_cli.types import FrameBatch, VideoInfo
 from cvvae_cli.video.writer import VideoWriter
 
@@ -54,11 +52,20 @@ def bars() -> np.ndarray:
     return np.repeat(row[None], HEIGHT, axis=0)
 
 
-def scene(name: str) -> np.ndarray:
-    """As training draws them, from a seed of its own."""
-    drawn = graphics(random.Random(f"draw_clips/{name}"), FRAMES, WIDTH)[:, :, :HEIGHT]
-    pixels: np.ndarray = (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return pixels
+def gradient() -> np.ndarray:
+    """Red from left to right, green from top to bottom, uint8 (HEIGHT, WIDTH, 3)."""
+    across, down = np.linspace(0, 255, WIDTH), np.linspace(0, 255, HEIGHT)[:, None]
+    planes = np.broadcast_arrays(across, down, (across + down) / 2)
+    picture: np.ndarray = np.stack(planes, axis=-1).round().astype(np.uint8)
+    return picture
+
+
+def disc(number: int) -> np.ndarray:
+    """A red disc on blue, which moves to the right from frame to frame."""
+    picture = Image.new("RGB", (WIDTH, HEIGHT), (40, 90, 160))
+    left = 40 + 12 * number
+    ImageDraw.Draw(picture).ellipse((left, 120, left + 90, 210), fill=(230, 60, 30))
+    return np.asarray(picture)
 
 
 CLIPS: dict[str, Callable[[], np.ndarray]] = {
@@ -66,7 +73,8 @@ CLIPS: dict[str, Callable[[], np.ndarray]] = {
     "page-12": lambda: resting(page(HEIGHT, 12)),
     "page-20": lambda: resting(page(HEIGHT, 20)),
     "scroll-16": lambda: scrolling(page(HEIGHT + SCROLL * FRAMES, 16)),
-    **{f"scene-{number}": (lambda number=number: scene(str(number))) for number in (0, 1, 3)},
+    "gradient": lambda: resting(gradient()),
+    "disc": lambda: np.stack([disc(number) for number in range(FRAMES)]),
 }
 
 
