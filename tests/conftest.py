@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import CODERS, GOLDEN, moving_picture, tiny_spec
+from tiny import CODERS, GOLDEN, moving_picture, tiny_spec, write_lossless
 
 from cvvae_cli import store
 from cvvae_cli.engine.device import Placement
 from cvvae_cli.engine.stream import Engine, EngineOptions
 from cvvae_cli.models import registry
 from cvvae_cli.models.registry import Weights
-from cvvae_cli.types import FrameBatch, VideoInfo
-from cvvae_cli.video.writer import OutputOptions, VideoWriter
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -71,10 +68,7 @@ def lossless(tmp_path: Path) -> Callable[..., Path]:
 
     def write(rgb: np.ndarray, name: str = "source.mkv", pts: np.ndarray | None = None) -> Path:
         path = tmp_path / name
-        info = VideoInfo(rgb.shape[2], rgb.shape[1], Fraction(25), Fraction(1, 1000), len(rgb))
-        times = np.arange(len(rgb), dtype=np.int64) * 40 if pts is None else pts
-        with VideoWriter(path, path, info, OutputOptions(codec="ffv1"), None) as video:
-            video.write(FrameBatch(rgb, times))
+        write_lossless(path, rgb, pts)
         return path
 
     return write

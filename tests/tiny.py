@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,7 +17,8 @@ from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.models.compact import Compact, CompactConfig
 from cvvae_cli.models.registry import MODELS, NETWORK_PREFIX, ModelSpec, build_compact
 from cvvae_cli.train.tables import fit_tables
-from cvvae_cli.types import FrameBatch, LatentGeometry
+from cvvae_cli.types import FrameBatch, LatentGeometry, VideoInfo
+from cvvae_cli.video.writer import OutputOptions, VideoWriter
 
 GOLDEN = Path(__file__).parent / "golden"
 GAIN = (20.0, 2.0, 1.0, 0.5)
@@ -63,6 +65,14 @@ def random_network(config: CompactConfig = CONFIG, seed: int = 0) -> Compact:
     basis, _ = torch.linalg.qr(torch.cos(smooth) + 0.05 * basis)
     network.start_from_principal_components(torch.zeros(768), basis, 0.9)
     return network.eval().requires_grad_(False)
+
+
+def write_lossless(path: Path, rgb: np.ndarray, pts: np.ndarray | None = None) -> None:
+    """RGB frames (T, H, W, 3), losslessly; pts in ms, by default those of 25 frames a second."""
+    info = VideoInfo(rgb.shape[2], rgb.shape[1], Fraction(25), Fraction(1, 1000), len(rgb))
+    times = np.arange(len(rgb), dtype=np.int64) * 40 if pts is None else pts
+    with VideoWriter(path, path, info, OutputOptions(codec="ffv1"), None) as video:
+        video.write(FrameBatch(rgb, times))
 
 
 def moving_picture(frames: int, width: int, height: int, seed: int = 0) -> np.ndarray:

@@ -8,18 +8,17 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from cvvae_cli.options import OutputOptions
-from cvvae_cli.types import FrameBatch, VideoInfo
-from cvvae_cli.video.writer import VideoWriter
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-WIDTH, HEIGHT, FRAMES, RATE = 640, 360, 33, 25
+from tiny import write_lossless
+
+WIDTH, HEIGHT, FRAMES = 640, 360, 33
 SCROLL = 3  # pixels a frame
 BARS = [(1, 1, 1), (1, 1, 0), (0, 1, 1), (0, 1, 0), (1, 0, 1), (1, 0, 0), (0, 0, 1), (0, 0, 0)]
 TEXT = (
@@ -78,16 +77,8 @@ CLIPS: dict[str, Callable[[], np.ndarray]] = {
 }
 
 
-def write(path: Path, rgb: np.ndarray) -> None:
-    """A lossless file of frames."""
-    info = VideoInfo(WIDTH, HEIGHT, Fraction(RATE), Fraction(1, 1000), len(rgb))
-    times = np.arange(len(rgb), dtype=np.int64) * (1000 // RATE)
-    with VideoWriter(path, path, info, OutputOptions(codec="ffv1"), None) as video:
-        video.write(FrameBatch(np.ascontiguousarray(rgb), times))
-
-
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in CLIPS.items():
-        write(folder / f"{name}.mkv", draw())
+        write_lossless(folder / f"{name}.mkv", draw())
