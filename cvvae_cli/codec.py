@@ -159,7 +159,7 @@ class EncodeJob:
         with closing(ahead(self._computed(number, side), self.engine.placement.device)) as computed:
             for chunk, packets in computed:
                 if number >= self.point.chunks:
-                    data = self.coder.encode(cvl.num_latents, chunk.latents, chunk.fields)
+                    data = self.coder.encode(cvl.num_latents, chunk.latents)
                     cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
                 elif number == self.point.chunks - 1 and tuple(chunk.pts.tolist()) != self.point.pts:
                     raise ConfigError("the source reads differently from before", hint=START_OVER)
@@ -172,8 +172,7 @@ class EncodeJob:
 
     def _computed(self, number: int, side: SideWriter | None) -> Iterator[tuple[LatentChunk, Pieces]]:
         """The chunks from a number on, each with the side streams met while its frames were read."""
-        first, is_aligned = number * self.cvl.header.chunk, self.coder.is_aligned
-        for chunk in self.engine.encode_stream(self.video, first, is_aligned=is_aligned):
+        for chunk in self.engine.encode_stream(self.video, number * self.cvl.header.chunk):
             yield chunk, side.take() if side else []
 
     def _side_writer(self) -> SideWriter | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cvvae_cli.bitstream.chunk import ChunkCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
-from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Plan, ResidualCoder
 from cvvae_cli.engine.base import BaseEngine
@@ -135,12 +133,8 @@ def take_samples(video: FrameSource, engine: BaseEngine) -> tuple[list[Sample], 
             if len(batch.rgb[keep]):
                 clip.append(FrameBatch(batch.rgb[keep].copy(), batch.pts[keep]))
         frames += len(batch)
-    is_aligned = ENTROPY_CODERS[engine.spec.coder].is_aligned
     samples = [
-        Sample(
-            np.concatenate([b.rgb for b in clip]),
-            tuple(engine.encode_stream(iter(clip), is_aligned=is_aligned)),
-        )
+        Sample(np.concatenate([b.rgb for b in clip]), tuple(engine.encode_stream(iter(clip))))
         for clip in clips
         if clip
     ]
@@ -176,17 +170,7 @@ class Trial:
         following = later / count if count else start
         latents = spec.geometry.num_latents(self.frames)
         starts = -(-latents // spec.period)
-        bits = starts * start + (latents - starts) * (following + self.bits_of_fields)
-        return float(bits / (self.frames * self.pixels))
-
-    @cached_property
-    def bits_of_fields(self) -> float:
-        """Of a latent frame; the same at all levels."""
-        if not ENTROPY_CODERS[self.engine.spec.coder].is_aligned:
-            return 0.0
-        flow = FlowCoder.of_model(self.weights.arrays)
-        fields = [c.fields for sample in self.samples for c in sample.chunks if c.fields is not None]
-        return 8 * sum(len(flow.encode_fields(f)) for f in fields) / sum(map(len, fields))
+        return float((starts * start + (latents - starts) * following) / (self.frames * self.pixels))
 
     def _coder(self, level: int) -> ResidualCoder:
         kind = ENTROPY_CODERS[self.engine.spec.coder]
@@ -210,7 +194,7 @@ class Trial:
             symbols = np.concatenate([plan.symbols for plan in self._plans(coder, sample, level)])
             ends = np.cumsum([chunk.latents.shape[1] for chunk in sample.chunks])
             chunks = [
-                replace(chunk, latents=quantizer.dequantize(part))
+                LatentChunk(quantizer.dequantize(part), chunk.frames, chunk.pts)
                 for part, chunk in zip(np.split(symbols, ends[:-1]), sample.chunks, strict=True)
             ]
             height, width = sample.rgb.shape[1:3]

@@ -23,9 +23,8 @@ ALLOWED = {
     "checkpoint": LEAVES,
     "metrics": LEAVES | {"store", "download", "checkpoint"},
     "models": LEAVES | {"store", "download", "checkpoint"},
-    "flow": LEAVES,
-    "bitstream": LEAVES | {"flow"},
-    "engine": LEAVES | {"models", "store", "flow"},
+    "bitstream": LEAVES,
+    "engine": LEAVES | {"models", "store"},
     "options": LEAVES | {"video"},
     "latents": LEAVES | {"models", "bitstream", "container"},
     "targets": LEAVES | {"models", "bitstream", "engine", "metrics", "options", "video"},
@@ -51,7 +50,7 @@ ALLOWED = {
         "store",
         "__init__",
     },
-    "train": LEAVES | {"models", "metrics", "video", "bitstream", "engine", "flow"},
+    "train": LEAVES | {"models", "metrics", "video", "bitstream", "engine"},
     "cli": LEAVES
     | {
         "codec",

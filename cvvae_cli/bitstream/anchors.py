@@ -102,13 +102,3 @@ def sums_of_areas(values: np.ndarray) -> np.ndarray:
     for axis in (1, 2):
         values = np.add.reduceat(values, np.arange(0, values.shape[axis], AREA), axis)
     return values
-
-
-class SteadyCoder(AnchoredCoder):
-    """`prior-5` of one quality level: `prior-4` of groups whose frames were moved onto one (cvvae_cli/flow).
-
-    All that a latent frame shows is then of one instant: its tables of motion are of that instant alone.
-    """
-
-    name = "prior-5"
-    is_aligned = True

@@ -10,31 +10,19 @@ from typing import Protocol
 
 import numpy as np
 
-from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Past, Plan, shift
-from cvvae_cli.bitstream.vectors import CELL
-from cvvae_cli.errors import CorruptFileError
-from cvvae_cli.flow.field import field_size
-
-SIZE_BYTES = 4
 
 
 class LatentCoder(Protocol):
     """Codes the chunks of a file in order; `first_latent` says where each stands."""
 
-    is_aligned: bool  # whether latents come with fields, of frames that were moved (cvvae_cli/flow)
-
-    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
-        """float32 (C, t, h, w), and fields int16 (t, 3, 2, rows, columns) or None → bytes."""
+    def encode(self, first_latent: int, latents: np.ndarray) -> bytes:
+        """float32 (C, t, h, w) → bytes."""
         ...
 
     def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Bytes → float32 of `shape` (C, t, h, w)."""
-        ...
-
-    def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
-        """Bytes → the fields of latents of that shape."""
         ...
 
 
@@ -55,59 +43,16 @@ class SymbolCoder(Protocol):
 class QuantizedCoder:
     """Turns latents into symbols and codes those: a LatentCoder."""
 
-    is_aligned = False
-
     def __init__(self, quantizer: Quantizer, chunks: ChunkCoder) -> None:
         self.quantizer = quantizer
         self.chunks = chunks
 
-    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
+    def encode(self, first_latent: int, latents: np.ndarray) -> bytes:
         return self.chunks.encode(first_latent, self.quantizer.scale(latents))
 
     def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
         channels, t, h, w = shape
         return self.quantizer.dequantize(self.chunks.decode(first_latent, data, (t, channels, h, w)))
-
-    def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
-        return None
-
-    def measure(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
-        """float64 (C,): the bits of what `decode` reads, by channel; all share what lies beside symbols."""
-        channels, t, h, w = shape
-        return self.chunks.measure(first_latent, data, (t, channels, h, w))
-
-
-class AlignedCoder(QuantizedCoder):
-    """Codes fields before the symbols: how many bytes they take, then those."""
-
-    is_aligned = True
-
-    def __init__(self, quantizer: Quantizer, chunks: ChunkCoder, flow: FlowCoder) -> None:
-        super().__init__(quantizer, chunks)
-        self.flow = flow
-
-    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
-        assert fields is not None
-        moved = self.flow.encode_fields(fields)
-        return len(moved).to_bytes(SIZE_BYTES, "little") + moved + super().encode(first_latent, latents)
-
-    def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
-        return super().decode(first_latent, cut(data)[1], shape)
-
-    def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
-        return self.flow.decode_fields(cut(data)[0], (shape[1], *field_size(*(CELL * n for n in shape[2:]))))
-
-    def measure(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
-        moved, symbols = cut(data)
-        return super().measure(first_latent, symbols, shape) + 8 * (SIZE_BYTES + len(moved)) / shape[0]
-
-
-def cut(data: bytes) -> tuple[bytes, bytes]:
-    """What is coded of the fields of a chunk, and of its symbols. Raises CorruptFileError."""
-    end = SIZE_BYTES + int.from_bytes(data[:SIZE_BYTES], "little")
-    if not SIZE_BYTES < end < len(data):
-        raise CorruptFileError("the motion of a chunk is cut")
-    return data[SIZE_BYTES:end], data[end:]
 
 
 class ChunkCoder:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvvae_cli.bitstream.anchors import AnchoredCoder, SteadyCoder
+from cvvae_cli.bitstream.anchors import AnchoredCoder
 from cvvae_cli.bitstream.context import PASSES, FrameWalk, PlaneContext
 from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
 from cvvae_cli.bitstream.prior import PriorCoder
@@ -100,5 +100,4 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-2": MotionCoder,
     "prior-3": CenteredCoder,
     "prior-4": AnchoredCoder,
-    "prior-5": SteadyCoder,
 }

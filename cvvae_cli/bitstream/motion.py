@@ -8,7 +8,7 @@ turned into latents again. All of it in integers: products are those of float64,
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,6 @@ from cvvae_cli.bitstream.residuals import (
 from cvvae_cli.bitstream.vectors import BLOCK, CELL, FRAMES, Moving, search, still
 from cvvae_cli.bitstream.vectors import LARGEST as LARGEST_VECTOR
 from cvvae_cli.errors import CorruptFileError, WeightsError
-from cvvae_cli.flow.refinement import Neighbours, between, field_passes
 
 HALF = CELL // 2  # of the planes of colour
 LUMA, CHROMA = CELL**2, 2 * HALF**2  # numbers of a latent position in a picture
@@ -51,6 +50,7 @@ LARGEST_LATENT = 2**24 - 1
 LEVELS = LAST_LEVEL - FIRST_LEVEL + 1
 FIRST_PRICE, LAST_PRICE = 0.025, 0.0011  # of a vector at the lowest and the highest level, squared difference
 PIECE = 4096  # latent positions at a time
+COARSEST = 16  # blocks between those vectors that nothing is known of
 SPREADS = (0, 2, 8, 24)  # of the neighbours of a component: up to each, tables of their own
 VECTOR_TABLES = 2 * (len(SPREADS) + 1) + 1
 
@@ -61,7 +61,7 @@ class MotionTables:
 
     picture: np.ndarray  # int16 (9, C, 96): neighbours in row order
     picture_bias: np.ndarray  # int64 (96,)
-    latents: np.ndarray  # int16 (96 n, C): of n instants
+    latents: np.ndarray  # int16 (384, C)
     latents_bias: np.ndarray  # int64 (C,)
     shift: np.ndarray  # uint8 (2,): of the picture, of the latents
     gain: np.ndarray  # int32 (91, C): symbols per unit of a latent in 2^-16, of each level
@@ -72,11 +72,10 @@ class MotionTables:
         """From the `motion.*` arrays of a weights file. Raises WeightsError if they are unfit."""
         tables = tables_of(cls, "motion", tensors)
         channels = tables.gain.shape[-1]
-        instants = 1 if len(tables.latents) == NUMBERS else FRAMES
         shapes = {
             "picture": (9, channels, NUMBERS),
             "picture_bias": (NUMBERS,),
-            "latents": (instants * NUMBERS, channels),
+            "latents": (FRAMES * NUMBERS, channels),
             "latents_bias": (channels,),
             "gain": (LEVELS, channels),
             "step": (LEVELS, channels),
@@ -113,7 +112,6 @@ class Motion:
         self.kernels = tensor(matrices(tables.picture) * (np.tile(tables.step[row], 3) * first))
         self.picture_bias = tensor(tables.picture_bias * first)
         self.weights = tensor(tables.latents * second)
-        self.instants = len(tables.latents) // NUMBERS
         self.latents_bias = tensor(tables.latents_bias * second)
         self.gain = tensor(tables.gain[row] * 0.5 ** (LATENT_BITS + GAIN_BITS - FRACTION))
 
@@ -143,12 +141,12 @@ class Motion:
         if not len(places):
             return expected
         picture = picture or self.picture(before)
-        luma, chroma = (Moving(p, s, self.instants) for p, s in ((picture.luma, 1), (picture.chroma, 2)))
+        luma, chroma = Moving(picture.luma), Moving(picture.chroma, 2)
         for piece in torch.split(places, PIECE):  # so that memory does not grow with the picture
             cells = piece.unbind(1)
             numbers = torch.empty((len(piece), len(self.weights)), dtype=torch.float64, device=piece.device)
-            numbers[:, : self.instants * LUMA] = luma.at(cells, vectors).flatten(1)
-            numbers[:, self.instants * LUMA :] = chroma.at(cells, vectors).flatten(1)
+            numbers[:, : FRAMES * LUMA] = luma.at(cells, vectors).flatten(1)
+            numbers[:, FRAMES * LUMA :] = chroma.at(cells, vectors).flatten(1)
             total = torch.addmm(self.latents_bias, numbers, self.weights)
             total.add_(0.5).floor_().clamp_(-LARGEST_LATENT, LARGEST_LATENT)
             total.mul_(self.gain).add_(0.5).floor_()
@@ -240,10 +238,40 @@ def vector_price(level: int) -> float:
     return float(FIRST_PRICE * (LAST_PRICE / FIRST_PRICE) ** share)
 
 
-def predict_vectors(known: np.ndarray, where: Where, neighbours: Neighbours, first_table: int) -> Prediction:
-    """By the middle of four neighbours; the more they spread, the less it says."""
-    middle, spread = between(known, where, neighbours)
-    tables = np.full(middle.shape, VECTOR_TABLES - 1, np.int32)
-    if neighbours:
-        tables[:] = 2 * np.searchsorted(SPREADS, spread, side="left") + (spread[::-1] > 0)
-    return Prediction(middle, np.ones_like(middle), tables + first_table)
+def field_passes(rows: int, columns: int) -> Iterator[tuple[Where, tuple[tuple[int, int], ...]]]:
+    """Where the vectors of each step are, and which neighbours of theirs are known: coarse to fine."""
+    yield (slice(None), slice(0, None, COARSEST), slice(0, None, COARSEST)), ()
+    stride = COARSEST
+    while stride > 1:
+        stride //= 2
+        s, whole, odd = stride, slice(0, None, 2 * stride), slice(stride, None, 2 * stride)
+        if rows > s and columns > s:
+            yield (slice(None), odd, odd), ((-s, -s), (-s, s), (s, -s), (s, s))
+        if rows > s:
+            yield (slice(None), odd, whole), ((-s, 0), (s, 0), (0, -s), (0, s))
+        if columns > s:
+            yield (slice(None), whole, odd), ((0, -s), (0, s), (-s, 0), (s, 0))
+
+
+def predict_vectors(
+    known: np.ndarray, where: Where, neighbours: tuple[tuple[int, int], ...], first_table: int
+) -> Prediction:
+    """By the middle of four neighbours; for one outside the field, the first of them stands in."""
+    own = known[where]
+    if not neighbours:
+        tables = np.full(own.shape, first_table + VECTOR_TABLES - 1, np.int32)
+        return Prediction(np.zeros_like(own), np.ones_like(own), tables)
+    rows = np.arange(known.shape[1])[where[1]][:, None]
+    columns = np.arange(known.shape[2])[where[2]]
+    around: list[np.ndarray] = []
+    for down, right in neighbours:
+        y, x = rows + down, columns + right
+        is_known = (y >= 0) & (y < known.shape[1]) & (x >= 0) & (x < known.shape[2])
+        there = known[:, np.where(is_known, y, 0), np.where(is_known, x, 0)]
+        around.append(np.where(is_known, there, around[0]) if around else there)
+    values = np.stack(around)
+    low, high = values.min(0), values.max(0)
+    middle = (values.sum(0, dtype=np.int32) - low - high) >> 1
+    spread = high - low
+    tables = 2 * np.searchsorted(SPREADS, spread, side="left") + (spread[::-1] > 0) + first_table
+    return Prediction(middle, np.ones_like(middle), tables.astype(np.int32))

@@ -115,7 +115,6 @@ def check_frequencies(rows: np.ndarray, count: int) -> None:
 class ResidualCoder(ABC):
     """Codes symbols (t, C, h, w) in the steps of a predictor."""
 
-    is_aligned = False  # whether the symbols are of groups whose frames were moved onto one (cvvae_cli/flow)
     symbol_bits = 0  # after the point of a symbol, in cells of the quantiser
     price = 0.0  # of a bit, in squared cells: for that much error a residual one nearer to zero is chosen
 

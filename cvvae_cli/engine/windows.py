@@ -48,9 +48,7 @@ class WindowEngine(BaseEngine):
         return network
 
     @torch.inference_mode()
-    def encode_stream(
-        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, is_aligned: bool = False
-    ) -> Iterator[LatentChunk]:
+    def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 
         `batches` start at the first frame of latent frame `first_latent`, a point of the chunk grid.

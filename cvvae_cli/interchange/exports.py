@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.exact import EXACT_TYPES, to_words
-from cvvae_cli.container.header import Header
 from cvvae_cli.container.reader import CvlReader, open_cvl
 from cvvae_cli.errors import ConfigError, OutputNotWritableError
 from cvvae_cli.interchange import safetensors
@@ -61,7 +59,6 @@ def export_file(
         dtype = dtype or EXACT_TYPES.get(cvl.header.coder, "fp32")
         if dtype not in safetensors.LABELS:
             raise ConfigError(f"latents cannot be stored as {dtype!r}", hint="use fp32, bf16 or fp16")
-        refuse_aligned(cvl.header)
         spec, weights = model_of(cvl.header)
         rows, columns = cvl.header.geometry.latent_size(*cvl.header.size)
         shape = (cvl.header.geometry.channels, cvl.num_latents, rows, columns)
@@ -75,16 +72,6 @@ def export_file(
                 words[:, first : first + latents.shape[1]] = to_words(latents.astype(np.float32), dtype)
                 pts[chunk.frames.start : chunk.frames.stop] = chunk.pts
         return ExportReport(cvl.num_frames, shape, dtype, layout, output.stat().st_size)
-
-
-def refuse_aligned(header: Header) -> None:
-    """Raise ConfigError if the latents of a file cannot stand alone."""
-    coder = ENTROPY_CODERS.get(header.coder)
-    if coder is not None and coder.is_aligned:
-        raise ConfigError(
-            "these latents are of frames that were moved onto each other: alone they mean little",
-            hint="encode the video with --exact bf16, and export that",
-        )
 
 
 @contextmanager

@@ -13,16 +13,13 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor
 
-from cvvae_cli.bitstream.anchors import SteadyCoder
-from cvvae_cli.bitstream.flow import FREQUENCIES
+from cvvae_cli.bitstream.anchors import AnchoredCoder
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.models.compact import Compact
 from cvvae_cli.models.registry import NETWORK_PREFIX
-from cvvae_cli.train.aligned import onto_references
 from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import TrainConfig
 from cvvae_cli.train.data import ClipSampler, find_sources
-from cvvae_cli.train.flow import flow_frequencies
 from cvvae_cli.train.latents import LatentTrainee
 from cvvae_cli.train.motion import rounded_motion
 from cvvae_cli.train.prior import Levels, Rounder, fit_frequencies, interpolate
@@ -53,16 +50,15 @@ def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = 
     sharpen(prior, network, log_gain, log_step, sampler, config.sharpen)
     samples = list(training_latents(network, log_gain, log_step, sampler, clips))
     rounder = Rounder(prior)
-    for scaled, levels, _ in samples[: len(samples) // 2]:
+    for scaled, levels in samples[: len(samples) // 2]:
         rounder.measure(scaled, levels)
     every = Levels.at(torch.linspace(0, 1, LAST_LEVEL - FIRST_LEVEL + 1), log_gain, log_step)
     motion = rounded_motion(prior.motion, every.gain.flatten(1), every.step.flatten(1))
-    listed = [(s[0].permute(1, 0, 2, 3).numpy(), level_number(levels.place)) for s, levels, _ in samples]
+    listed = [(s[0].permute(1, 0, 2, 3).numpy(), level_number(levels.place)) for s, levels in samples]
     tables = fit_frequencies(rounder.tables(), motion, listed, period=TABLE_FRAMES)
     arrays = network_arrays(network) | tables.to_tensors() | motion.to_tensors()
     arrays |= {"quantizer.log_gain": log_gain.numpy(), "quantizer.log_step": log_step.numpy()}
-    arrays[FREQUENCIES] = flow_frequencies([fields for _, _, fields in samples])
-    write(path, arrays, config, network.config.to_dict(), SteadyCoder.name)
+    write(path, arrays, config, network.config.to_dict(), AnchoredCoder.name)
 
 
 def export_latents(trainee: LatentTrainee, config: TrainConfig, path: Path) -> None:
@@ -147,12 +143,12 @@ def to_stored_precision(network: Compact) -> Compact:
 @torch.inference_mode()
 def training_latents(
     network: Compact, log_gain: Tensor, log_step: Tensor, sampler: ClipSampler, clips: int
-) -> Iterator[tuple[Tensor, Levels, np.ndarray]]:
-    """Of clips larger and longer than those of training: latents (1, C, t, h, w) in cells, levels, fields."""
+) -> Iterator[tuple[Tensor, Levels]]:
+    """Latents (1, C, t, h, w) in cells, of clips larger and longer than those of training; their levels."""
     for number in range(clips):
-        video, fields = onto_references(sampler.batch(FIRST_STEP + number, 1, TABLE_FRAMES, TABLE_SIZE))
+        video = sampler.batch(FIRST_STEP + number, 1, TABLE_FRAMES, TABLE_SIZE)
         levels = Levels.at(torch.tensor([number % TABLE_LEVELS / (TABLE_LEVELS - 1)]), log_gain, log_step)
-        yield network.encode(video) * levels.gain, levels, fields
+        yield network.encode(video) * levels.gain, levels
 
 
 def without_paths(config: TrainConfig) -> dict[str, object]:

@@ -25,10 +25,8 @@ from cvvae_cli.bitstream.motion import (
     MotionTables,
     vector_price,
 )
-from cvvae_cli.bitstream.vectors import CELL, Moving, search
-from cvvae_cli.flow.field import GROUP, REFERENCE
+from cvvae_cli.bitstream.vectors import CELL, FRAMES, Moving, search
 from cvvae_cli.models.compact import Compact
-from cvvae_cli.train.aligned import onto_references
 from cvvae_cli.train.data import ClipSampler
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
@@ -41,12 +39,12 @@ LARGEST_SHIFT = 24
 
 
 class MotionPrediction(nn.Module):
-    """Latents → a coarse picture of the group's reference → moved → latents."""
+    """Latents → a coarse picture of the group's last frame → moved four times → latents."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.picture = nn.Conv2d(channels, NUMBERS, 3, padding=1)
-        self.latents = nn.Linear(NUMBERS, channels)
+        self.latents = nn.Linear(FRAMES * NUMBERS, channels)
 
     def forward(self, before: Tensor, vectors: Tensor) -> Tensor:
         """(N, C, h, w) and vectors (N, 2, rows, columns) → (N, C, h, w); in float32, autocast or not."""
@@ -56,10 +54,10 @@ class MotionPrediction(nn.Module):
         return latents.view(n, h, w, c).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
     def numbers(self, before: Tensor, vectors: Tensor) -> Tensor:
-        """What every latent position shows after it moved: (N h w, 96)."""
+        """What every latent position shows in the four frames: (N h w, 384)."""
         cells = torch.ones_like(before[:, 0]).nonzero(as_tuple=True)
         luma, chroma = self.planes(before)
-        parts = Moving(luma, 1, 1).at(cells, vectors), Moving(chroma, 2, 1).at(cells, vectors)
+        parts = Moving(luma).at(cells, vectors), Moving(chroma, 2).at(cells, vectors)
         return torch.cat([part.flatten(1) for part in parts], 1)
 
     def planes(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +79,7 @@ class MotionPrediction(nn.Module):
         """Least squares on latents of training clips."""
         clips = []
         for number in range(FIT_CLIPS):
-            video, _ = onto_references(sampler.batch(FIRST_STEP - number, 1, FIT_FRAMES, FIT_SIZE))
+            video = sampler.batch(FIRST_STEP - number, 1, FIT_FRAMES, FIT_SIZE)
             with torch.inference_mode():
                 clips.append((video, network.encode(video.to(self.picture.weight.device)).cpu()))
         fitted = copy.deepcopy(self).cpu()
@@ -90,10 +88,10 @@ class MotionPrediction(nn.Module):
 
     @torch.no_grad()
     def fit(self, clips: list[tuple[Tensor, Tensor]]) -> None:
-        """Least squares: clips are videos (1, 3, 1+4n, H, W), as encoded, and latents (1, C, 1+n, h, w)."""
+        """Least squares: clips are videos (1, 3, 1+4n, H, W) and their latents (1, C, 1+n, h, w)."""
         pictures = LeastSquares()
         for video, latents in clips:
-            luma, chroma = in_luma_and_chroma(video[0, :, 1 + REFERENCE :: GROUP])
+            luma, chroma = in_luma_and_chroma(video[0, :, 4::FRAMES])
             last = torch.cat(
                 [functional.pixel_unshuffle(luma[:, None], CELL), functional.pixel_unshuffle(chroma, HALF)], 1
             )

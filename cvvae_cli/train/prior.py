@@ -1,4 +1,4 @@
-"""The prior of `prior-5` in floats, as training shapes it, and its rounding to integers."""
+"""The prior of `prior-4` in floats, as training shapes it, and its rounding to integers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cvvae_cli.bitstream.anchors import OFFSETS, SteadyCoder, offset_tables
+from cvvae_cli.bitstream.anchors import OFFSETS, AnchoredCoder, offset_tables
 from cvvae_cli.bitstream.context import PASSES
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, MotionTables
 from cvvae_cli.bitstream.prior import FEATURES, LARGEST, PRICE, TAPS, PriorTables
@@ -388,12 +388,12 @@ def fit_frequencies(
     Twice, for what a coder chooses depends on what it takes the bits to be.
     """
     for part in (clips[::3], clips):
-        counts = sum(counts_of(SteadyCoder(tables, motion, level), c, period) for c, level in part)
+        counts = sum(counts_of(AnchoredCoder(tables, motion, level), c, period) for c, level in part)
         tables = replace(tables, frequencies=frequencies_of(np.asarray(counts)))
     return tables
 
 
-def counts_of(coder: SteadyCoder, scaled: np.ndarray, period: int) -> np.ndarray:
+def counts_of(coder: AnchoredCoder, scaled: np.ndarray, period: int) -> np.ndarray:
     """How often each value of each table (tables, 256) is chosen for latents in cells, from frame 0 on."""
     counts = np.zeros(coder.frequencies.size)
     for first in range(0, len(scaled), period):

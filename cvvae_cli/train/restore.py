@@ -10,15 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cvvae_cli.bitstream.motion import (
-    GAIN_BITS,
-    LATENT_BITS,
-    LUMA,
-    NUMBERS,
-    PIXEL_BITS,
-    STEP_BITS,
-    MotionTables,
-)
+from cvvae_cli.bitstream.motion import GAIN_BITS, LATENT_BITS, PIXEL_BITS, STEP_BITS, MotionTables
 from cvvae_cli.bitstream.prior import TAPS, PriorTables
 from cvvae_cli.train.motion import MotionPrediction
 from cvvae_cli.train.prior import COMPRESS_STEPS, LatentPrior, head_units
@@ -73,17 +65,9 @@ def restore_motion(motion: MotionPrediction, tables: MotionTables, gain: np.ndar
     picture = tables.picture * 0.5 ** (first + PIXEL_BITS - STEP_BITS)
     put_taps(motion.picture, picture, tables.picture_bias * 0.5 ** (first + PIXEL_BITS))
     unit = tables.gain[-1] * 0.5**GAIN_BITS / gain
-    latents = at_one_instant(tables.latents) * (0.5 ** (second + LATENT_BITS - PIXEL_BITS) * unit)
+    latents = tables.latents * (0.5 ** (second + LATENT_BITS - PIXEL_BITS) * unit)
     put(motion.latents.weight, latents.T)
     put(motion.latents.bias, tables.latents_bias * (0.5 ** (second + LATENT_BITS) * unit))
-
-
-def at_one_instant(weights: np.ndarray) -> np.ndarray:
-    """Of the numbers of one instant (96, C), from those of four alike (384, C): brightness, then colour."""
-    instants = len(weights) // NUMBERS
-    luma, chroma = np.split(weights.astype(np.float64), [instants * LUMA])
-    sums = [part.reshape(instants, -1, weights.shape[1]).sum(0) for part in (luma, chroma)]
-    return np.concatenate(sums)
 
 
 def in_floats(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from cvvae_cli.models.compact import Compact
-from cvvae_cli.train.aligned import onto_references
 from cvvae_cli.train.config import SharpenSection
 from cvvae_cli.train.data import ClipSampler
 from cvvae_cli.train.losses import add_noise, mean_after_first
@@ -66,6 +65,5 @@ def encode_sample(
     prior: LatentPrior, network: Compact, sampler: ClipSampler, number: int, section: SharpenSection
 ) -> tuple[Tensor, Tensor]:
     """Latents of a clip, and how they move."""
-    video, _ = onto_references(sampler.batch(FIRST_STEP + number, 1, section.frames, section.size))
-    latents = network.encode(video)
+    latents = network.encode(sampler.batch(FIRST_STEP + number, 1, section.frames, section.size))
     return latents.half(), prior.motion.vectors(latents).to(torch.int8)

@@ -1,7 +1,7 @@
 """A reader of .cvl files written from FORMAT.md alone: plain Python, no numpy, nothing of cvvae_cli.
 
-`read(data, tables)` gives the header, the symbols as {(latent, channel, row, column): int}, of exact latents
-their bits, and the fields as {(latent, frame 0, 1 or 3, row, column): (down, right)}.
+`read(data, tables)` gives the header and the symbols as {(latent, channel, row, column): int}; of exact
+latents their bits.
 """
 
 import json
@@ -13,7 +13,7 @@ from itertools import accumulate
 
 def read(data, tables):
     assert data[:8] == b"\x89CVL\r\n\x1a\n"
-    header, symbols, fields, past, place = None, {}, {}, (), 8
+    header, symbols, past, place = None, {}, (), 8
     while place < len(data):
         tag, size = struct.unpack_from("<4sI", data, place)
         body = data[place : place + 8 + size]
@@ -32,31 +32,19 @@ def read(data, tables):
                 symbols |= read_exact(body[at:], header, first, count)
                 continue
             decode_frame = DECODERS[header["coder"]]
-            if header["coder"] == "prior-5":
-                (size,) = struct.unpack_from("<I", body, at)
-                moved, at = body[at + 4 : at + 4 + size], at + 4 + size
-                ans = Ans(struct.unpack(f"<{size // 4}I", moved), tables["flow.frequencies"])
-                for t in range(first, first + count):
-                    fields |= {(t, *key): value for key, value in decode_fields(ans, header).items()}
             ans = Ans(struct.unpack(f"<{(len(body) - at) // 4}I", body[at:]), tables["frequencies"])
             for t in range(first, first + count):
                 past = () if t % header["period"] == 0 else past
                 frame = decode_frame(ans, header, tables, past)
                 symbols |= {(t, *key): value for key, value in frame.items()}
                 past = (frame, *past[:1], *past[1:][-1:])  # the last two and the first of the period
-    return header, symbols, fields
+    return header, symbols
 
 
 def latent_size(header):
     channels, _, pixels = header["latent"]
     width, height = header["size"]
     return channels, -(-height // pixels), -(-width // pixels)
-
-
-def blocks(header):
-    """Rows and columns of blocks of 4x4 latent positions."""
-    _, h, w = latent_size(header)
-    return -(-h // 4), -(-w // 4)
 
 
 def read_exact(data, header, first, count):
@@ -230,7 +218,7 @@ def decode_prior_frame(ans, header, tables, past):
 def decode_motion_frame(ans, header, tables, past):
     p, q = {}, past[0] if past else {}
     if past:
-        vectors = decode_vectors(ans, *blocks(header), len(tables["frequencies"]) - 11)
+        vectors = decode_vectors(ans, header, len(tables["frequencies"]) - 11)
         p = expected(header, {k[7:]: v for k, v in tables.items() if k.startswith("motion.")}, q, vectors)
     bins = (len(tables["frequencies"]) - 11) // 3
     return decode_passes(ans, header, tables, min(2, len(past)), p, q, 4, bins)
@@ -262,7 +250,7 @@ def decode_centered_frame(ans, header, tables, past, first_vectors=None, anchors
     p, q, moving = {}, past[0] if past else {}, set()
     first_vectors = first_vectors or len(tables["frequencies"]) - 11
     if past:
-        vectors = decode_vectors(ans, *blocks(header), first_vectors)
+        vectors = decode_vectors(ans, header, first_vectors)
         motion = {k[7:]: v for k, v in tables.items() if k.startswith("motion.")}
         p = expected(header, motion, q, vectors, 4)
         _, h, w = latent_size(header)
@@ -277,29 +265,13 @@ DECODERS = {
     "prior-2": decode_motion_frame,
     "prior-3": decode_centered_frame,
     "prior-4": decode_anchored_frame,
-    "prior-5": decode_anchored_frame,
 }
 
 
-def decode_fields(ans, header):
-    """Of a latent frame: {(frame, row, column): (down, right)}"""
-    _, h, w = latent_size(header)
-    rows, columns = -(-h // 2), -(-w // 2)
-    places = [(y, x) for y in range(rows) for x in range(columns)]
-    holds = decode_plainly(ans, [(part, part) for part in range(3)])
-    nothing = dict.fromkeys(places, (0, 0))
-    parts = [decode_vectors(ans, rows, columns, 14 if p else 3) if holds[p] else nothing for p in range(3)]
-    fields = {}
-    for at in places:
-        a, b, c = (part[at] for part in parts)
-        fields[1, *at] = a
-        fields[3, *at] = b[0] - a[0], b[1] - a[1]
-        fields[0, *at] = c[0] + 2 * a[0], c[1] + 2 * a[1]
-    return fields
-
-
-def decode_vectors(ans, rows, columns, first_table):
+def decode_vectors(ans, header, first_table):
     """{(row, column of a block): (down, right)}"""
+    _, h, w = latent_size(header)
+    rows, columns = -(-h // 4), -(-w // 4)
     known = {}
     steps = [(0, 0, 16, ())]
     for s in (8, 4, 2, 1):
@@ -362,10 +334,9 @@ def expected(header, motion, before, vectors, bits=0):
                 continue
             numbers = []
             for kinds, size in (((0,), 8), ((1, 2), 4)):
-                times = len(motion["latents"]) // 96
-                for k in range(1, times + 1):
-                    whole = times * 8 // size
-                    a, b = ((v * k + whole // 2) // whole for v in (down, right))
+                for k in (1, 2, 3, 4):
+                    half = 8 // size
+                    a, b = (((v * k + 2 * half) // (4 * half)) for v in (down, right))
                     for plane in kinds:
                         for j in range(size):
                             for i in range(size):

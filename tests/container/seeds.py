@@ -9,11 +9,10 @@ import numpy as np
 from tiny import GOLDEN, tiny_spec
 
 from cvvae_cli import store
-from cvvae_cli.bitstream.anchors import AnchoredCoder, SteadyCoder
-from cvvae_cli.bitstream.chunk import AlignedCoder, ChunkCoder, LatentCoder, QuantizedCoder
+from cvvae_cli.bitstream.anchors import AnchoredCoder
+from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
 from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
-from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
 from cvvae_cli.bitstream.prior import PriorCoder, PriorTables
 from cvvae_cli.bitstream.quantize import Quantizer
@@ -27,13 +26,12 @@ def coders() -> dict[str, LatentCoder]:
     """By their names in headers."""
     if GOLDEN not in store.WEIGHTS_FOLDERS:
         store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
-    weights, levelled, moving, centered, anchored, aligned = (Weights(tiny_spec(n)) for n in range(1, 7))
+    weights, levelled, moving, centered, anchored = (Weights(tiny_spec(n)) for n in range(1, 6))
     context = ChunkCoder(ContextCoder(ContextTables.from_tensors(weights.arrays)), 8)
     prior = ChunkCoder(PriorCoder(PriorTables.from_tensors(levelled.arrays), 85), 8)
     motion = ChunkCoder(MotionCoder.of_model(moving.arrays, 85), 8)
     mean = CenteredCoder.of_model(centered.arrays, 85)
     anchor = AnchoredCoder.of_model(anchored.arrays, 85)
-    steady = SteadyCoder.of_model(aligned.arrays, 85)
     exact: dict[str, LatentCoder] = {name: ExactCoder(dtype) for name, dtype in EXACT_TYPES.items()}
     return exact | {
         "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
@@ -44,11 +42,6 @@ def coders() -> dict[str, LatentCoder]:
         ),
         "prior-4": QuantizedCoder(
             Quantizer(*anchored.gain_and_step(85), anchor.symbol_bits), ChunkCoder(anchor, 8)
-        ),
-        "prior-5": AlignedCoder(
-            Quantizer(*aligned.gain_and_step(85), steady.symbol_bits),
-            ChunkCoder(steady, 8),
-            FlowCoder.of_model(aligned.arrays),
         ),
     }
 
