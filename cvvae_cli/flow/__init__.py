@@ -1,1 +1,0 @@
-"""Motion inside a group of frames: how it is found, and how pictures follow it."""
