@@ -1,0 +1,112 @@
+"""Groups of frames moved onto their reference before the encoder, and back after the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cvvae_cli.flow.estimate import VISIBLE, estimate
+from cvvae_cli.flow.field import GROUP, LARGEST, OTHERS, REFERENCE, UNIT, dense, field_size, inverse, moved
+from cvvae_cli.flow.refinement import estimated_bits, thinned
+
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+AREA = 8  # pixels in each direction whose errors count together
+# What alignment gives, fitted to rates of training clips with it and without (weights/README.md, compact-8):
+GAIN = 0.35  # logarithm of bits for every halving of what frames differ by
+LEAST_GAIN = 0.25  # halvings, below which it is not worth it
+LOSS = 0.6  # logarithm of bits for every doubling of the error
+CODED = 100.0  # squared levels: about that error without what alignment adds
+RATE = 0.03  # bits per pixel, beside which those of fields count
+
+
+@torch.no_grad()
+def align(video: Tensor) -> tuple[Tensor, np.ndarray]:
+    """Videos (B, 3, 4n, H, W) in [-1, 1] → the same with groups' frames as their reference shows them.
+
+    And the fields that say how they moved, int16 (B n, 3, 2, rows, columns); see cvvae_cli/flow/field.py. A
+    group that needs no more bits as it is stays so: its fields are zero.
+    """
+    groups = in_groups(video)
+    luma = brightness(groups)
+    before = unlike_reference(luma)
+    fields = np.zeros((len(groups), len(OTHERS), 2, *field_size(*luma.shape[2:])), np.int16)
+    moves = (before > LEAST_GAIN).cpu().numpy()
+    if not moves.any():
+        return video, fields
+    fields[moves] = find(luma[moves])
+    aligned = moved_by(groups, fields, is_back=True).clamp_(-1, 1)
+    is_worth_it = worth(luma, before, brightness(aligned), fields) > 0
+    fields[~is_worth_it] = 0
+    keeps = torch.from_numpy(is_worth_it).to(groups.device).view(-1, 1, 1, 1, 1)
+    return in_videos(torch.where(keeps, aligned, groups), len(video)), fields
+
+
+def restore(video: Tensor, fields: np.ndarray) -> Tensor:
+    """Videos (B, 3, 4n, H, W) as the decoder gives them → the frames that they stand for."""
+    if not fields.any():
+        return video
+    return in_videos(moved_by(in_groups(video), fields), len(video))
+
+
+def moved_by(groups: Tensor, fields: np.ndarray, *, is_back: bool = False) -> Tensor:
+    """Groups (N, K, 4, H, W) whose frames follow fields, or are moved back onto the reference."""
+    frames = list(groups.unbind(2))
+    for other, moves, vectors in moving(fields, groups.device):
+        flow = (inverse if is_back else dense)(vectors, *groups.shape[3:])
+        frames[other] = frames[other].index_put((moves,), moved(frames[other][moves], flow))
+    return torch.stack(frames, 2)
+
+
+def brightness(groups: Tensor) -> Tensor:
+    """(N, 3, 4, H, W) in [-1, 1] → (N, 4, H, W) in [0, 255]."""
+    weights = groups.new_tensor(LUMA_WEIGHTS, dtype=torch.float32).view(3, 1, 1, 1)
+    return (groups.float() * weights).sum(1).add_(1).mul_(127.5)
+
+
+def unlike_reference(luma: Tensor) -> Tensor:
+    """How far the other frames of groups (N, 4, H, W) are from the reference, in doublings: (N,)."""
+    errors = (luma[:, list(OTHERS)] - luma[:, REFERENCE : REFERENCE + 1]).square_().mean(1, keepdim=True)
+    return torch.log2(1 + functional.avg_pool2d(errors, AREA, ceil_mode=True) / VISIBLE).mean((1, 2, 3))
+
+
+def worth(luma: Tensor, before: Tensor, aligned: Tensor, fields: np.ndarray) -> np.ndarray:
+    """By how much groups take fewer bits aligned, (N,), as a logarithm: of frames that are more alike,
+    less the bits of fields and what is lost where content does not come back."""
+    lost = (moved_by(aligned[:, None], fields)[:, 0] - luma).square_().mean((1, 2, 3))
+    gain = GAIN * (before - unlike_reference(aligned)) - LOSS * torch.log2(1 + lost / CODED)
+    bits = np.array([estimated_bits(field) for field in fields])
+    rate = bits / (GROUP * luma.shape[2] * luma.shape[3])
+    total: np.ndarray = gain.cpu().numpy() - rate / RATE - LEAST_GAIN * GAIN
+    return total
+
+
+def moving(fields: np.ndarray, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Of each frame of a group that moves in any: its number, which groups, their vectors in pixels."""
+    for number, other in enumerate(OTHERS):
+        moves = np.flatnonzero(fields[:, number].reshape(len(fields), -1).any(1))
+        if len(moves):
+            vectors = torch.from_numpy(fields[moves, number]).to(device, torch.float32)
+            yield other, torch.from_numpy(moves).to(device), vectors / UNIT
+
+
+def in_groups(video: Tensor) -> Tensor:
+    """(B, 3, 4n, H, W) → (B n, 3, 4, H, W)."""
+    b, c, t, h, w = video.shape
+    return video.reshape(b, c, t // GROUP, GROUP, h, w).transpose(1, 2).flatten(0, 1)
+
+
+def in_videos(groups: Tensor, count: int) -> Tensor:
+    """(B n, 3, 4, H, W) → `count` videos (B, 3, 4n, H, W)."""
+    return groups.view(count, -1, *groups.shape[1:]).transpose(1, 2).flatten(2, 3)
+
+
+def find(luma: Tensor) -> np.ndarray:
+    """The fields of groups (N, 4, H, W), where they are worth their bits."""
+    reference = luma[:, REFERENCE : REFERENCE + 1].expand(-1, len(OTHERS), -1, -1)
+    vectors, costs = estimate(reference, luma[:, list(OTHERS)])
+    steps = (vectors * UNIT).round_().clamp_(-LARGEST, LARGEST).int()
+    return np.stack([thinned(*both) for both in zip(steps.cpu().numpy(), costs.cpu().numpy(), strict=True)])

@@ -1,0 +1,161 @@
+"""How content moves from the reference of a group to its other frames: least squares, then trials.
+
+Every vector follows the pixels around it and its neighbours (Lucas and Kanade, 1981): from coarse pictures to
+fine ones, each step solves for what is left to move. Smooth as that is, it drags what rests along with what
+moves beside it. So each vector then tries others, rest and those of its neighbours among them, and takes the
+one that explains its pixels for the fewest bits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cvvae_cli.flow.field import SPACING, dense, field_size, moved
+
+SCALES = (16, 8, 4, 2)  # pixels of a pyramid's pixel, coarse to fine
+STEPS = 4  # at each scale
+ROUNDS = 6  # in which neighbours settle with each other
+STIFFNESS = 400.0  # weight of the neighbours, in squared slopes: levels of 255 per pixel
+WIDE = 8  # from this scale on, a vector sees farther
+STEEPEST = 0.9  # change of a vector from place to place, in spacings: at 1, content would fold over
+SMOOTHINGS = 30
+TRIAL_SCALE = 2  # pixels of a pixel in trials
+TRIALS = 2  # of every vector
+VISIBLE = 60.0  # squared levels: errors far below are none
+SMOOTHNESS, STEADINESS = 0.3, 0.3  # of a doubled difference, in halvings of an error
+
+
+def estimate(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in `source` the content of `target` lies, both brightness in [0, 255], (N, 3, H, W).
+
+    They are the reference of a group, three times, and its other frames. Vectors in pixels (N, 3, 2, rows,
+    columns), and what an error of theirs costs around each (N, 3, 3, rows, columns): mean squares of slopes
+    down and right, and of their product, in squared levels.
+    """
+    groups, (h, w) = len(source), source.shape[2:]
+    both = torch.stack([source.flatten(0, 1), target.flatten(0, 1)], 1)
+    both = functional.pad(both, (0, -w % SPACING, 0, -h % SPACING), mode="replicate")
+    vectors = source.new_zeros(len(both), 2, *field_size(h, w))
+    for scale in SCALES:
+        vectors, products = least_squares(both, vectors, scale, STEPS)
+    vectors = tried(both, vectors)
+    vectors, products = least_squares(both, vectors, SCALES[-1], 1)
+    vectors = unfolded(tried(both, vectors))
+    return vectors.view(groups, -1, *vectors.shape[1:]), products[:, :3].reshape(
+        groups, -1, 3, *products.shape[2:]
+    )
+
+
+def least_squares(both: Tensor, vectors: Tensor, scale: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Better vectors from pictures (N, 2, H, W) reduced by `scale`, and the products of the last step."""
+    before, after = functional.avg_pool2d(both, scale).chunk(2, 1)
+    known = torch.cat([before, slopes(before)], 1)
+    for _ in range(steps):
+        flow = dense(vectors, both.shape[2], both.shape[3], scale) / scale
+        there, down, right = moved(known, flow, "bilinear").chunk(3, 1)
+        error = after - there
+        products = torch.cat([down * down, right * right, down * right, down * error, right * error], 1)
+        products = functional.interpolate(products, size=vectors.shape[2:], mode="area")
+        for _ in range(2 if scale >= WIDE else 1):
+            products = blurred(products)
+        vectors = settled(vectors / scale, products) * scale
+    return vectors, products
+
+
+def tried(both: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors (3 n, 2, rows, columns) after each took the best of some, in turns, as on a chessboard."""
+    source, target = functional.avg_pool2d(both, TRIAL_SCALE).chunk(2, 1)
+    rows, columns = (torch.arange(size, device=both.device) for size in vectors.shape[2:])
+    odd = (rows[:, None] + columns) % 2 == 1
+    misfit = misfits(source, target, vectors)
+    for turn in TRIALS * (odd, ~odd):
+        around = neighbours(vectors)
+        mean = sum(around[1:], around[0]) / len(around)
+        beside = torch.stack([*around, steady_motion(vectors)])
+        own = misfit + bits_beside(vectors, beside)
+        for candidate in (torch.zeros_like(mean), mean, *beside):
+            errors = misfits(source, target, candidate)
+            total = errors + bits_beside(candidate, beside)
+            is_better = (total < own) & turn
+            own = torch.where(is_better, total, own)
+            misfit = torch.where(is_better, errors, misfit)
+            vectors = torch.where(is_better, candidate, vectors)
+    return vectors
+
+
+def misfits(source: Tensor, target: Tensor, vectors: Tensor) -> Tensor:
+    """How little the pixels of each vector fit if all move by it, (N, 1, rows, columns): doublings."""
+    size = SPACING // TRIAL_SCALE
+    flow = vectors.repeat_interleave(size, 2).repeat_interleave(size, 3) / TRIAL_SCALE
+    errors = functional.avg_pool2d((moved(source, flow, "bilinear") - target).square_(), size)
+    return torch.log2(1 + (errors + blurred(errors)) / (2 * VISIBLE))
+
+
+def bits_beside(vectors: Tensor, beside: Tensor) -> Tensor:
+    """What vectors cost that differ from those beside them, as `misfits` counts: (N, 1, rows, columns).
+
+    Beside are their four neighbours and what a steady motion would be, (5, N, 2, rows, columns).
+    """
+    differences = (vectors - beside).square().sum(2).sqrt_()
+    weights = vectors.new_tensor([SMOOTHNESS] * 4 + [STEADINESS]).view(-1, 1, 1, 1)
+    return (torch.log2(1 + 2 * differences) * weights).sum(0)[:, None]
+
+
+def steady_motion(vectors: Tensor) -> Tensor:
+    """What the vectors of each frame of a group would be by those of the others, (3 n, 2, rows, columns)."""
+    first, before, after = vectors.view(-1, 3, *vectors.shape[1:]).unbind(1)
+    return torch.stack([2 * before, (first / 2 - after) / 2, -before], 1).flatten(0, 1)
+
+
+def slopes(picture: Tensor) -> Tensor:
+    """Down and right, of (N, 1, H, W): (N, 2, H, W)."""
+    p = functional.pad(picture, (1, 1, 1, 1), mode="replicate")
+    down, right = p[:, :, 2:, 1:-1] - p[:, :, :-2, 1:-1], p[:, :, 1:-1, 2:] - p[:, :, 1:-1, :-2]
+    return torch.cat([down, right], 1) / 2
+
+
+def blurred(values: Tensor) -> Tensor:
+    """Weights 1, 2, 1 in both directions."""
+    p = functional.pad(values, (1, 1, 1, 1), mode="replicate")
+    p = (p[:, :, :-2] + 2 * p[:, :, 1:-1] + p[:, :, 2:]) / 4
+    return (p[..., :-2] + 2 * p[..., 1:-1] + p[..., 2:]) / 4
+
+
+def settled(start: Tensor, products: Tensor) -> Tensor:
+    """Vectors after a step, in pixels of the scale: where errors vanish, not far from their neighbours."""
+    yy, xx, yx, ye, xe = products.chunk(5, 1)
+    y, x = start.chunk(2, 1)
+    to_y, to_x = ye + yy * y + yx * x, xe + yx * y + xx * x  # of the whole vector, not of the step
+    a, b = yy + STIFFNESS, xx + STIFFNESS
+    share = 1 / (a * b - yx * yx)
+    vectors = start
+    for _ in range(ROUNDS):
+        y, x = (to + STIFFNESS * mean for to, mean in zip((to_y, to_x), mean_around(vectors), strict=True))
+        vectors = torch.cat([(b * y - yx * x) * share, (a * x - yx * y) * share], 1)
+    return vectors
+
+
+def neighbours(vectors: Tensor) -> list[Tensor]:
+    p = functional.pad(vectors, (1, 1, 1, 1), mode="replicate")
+    return [p[:, :, :-2, 1:-1], p[:, :, 2:, 1:-1], p[:, :, 1:-1, :-2], p[:, :, 1:-1, 2:]]
+
+
+def mean_around(vectors: Tensor) -> tuple[Tensor, ...]:
+    """Of the four neighbours: down, right."""
+    first, *others = neighbours(vectors)
+    return (sum(others, first) / 4).chunk(2, 1)
+
+
+def unfolded(vectors: Tensor) -> Tensor:
+    """The field, smoothed where it is too steep for content to keep its order."""
+    for _ in range(SMOOTHINGS):
+        around = neighbours(vectors)
+        steepest = torch.stack([(n - vectors).abs().amax(1, keepdim=True) for n in around]).amax(0)
+        is_steep = (steepest > STEEPEST * SPACING).float()
+        if not is_steep.any():
+            break
+        wide = functional.max_pool2d(is_steep, 3, 1, 1) > 0
+        vectors = torch.where(wide, (vectors + sum(around[1:], around[0]) / 4) / 2, vectors)
+    return vectors

@@ -1,0 +1,61 @@
+"""Fields of motion inside a group of four frames, and pictures that follow them.
+
+A group is described as its third frame shows it, the *reference*; a field says for each of the others where
+in the reference its content lies. The encoder sees frames moved onto the reference, all four nearly alike;
+the decoder moves what it decoded back. Fields are int16 (..., 3, 2, rows, columns): frames 1, 2 and 4 of the
+group; down, right; one vector for `SPACING` pixels each way, in quarters of a pixel, linear in between.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+GROUP = 4  # frames
+REFERENCE = 2  # of those, counted from 0
+OTHERS = (0, 1, 3)
+SPACING = 16  # pixels between vectors
+UNIT = 2  # steps of a vector in a pixel
+LARGEST = 127 * UNIT
+ROUNDS = 8  # until an inverse field rests
+COARSE = 4  # pixels of a value of an inverse field, before it is enlarged
+
+
+def field_size(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of vectors for a picture."""
+    return -(-height // SPACING), -(-width // SPACING)
+
+
+def dense(vectors: Tensor, height: int, width: int, scale: int = 1) -> Tensor:
+    """Vectors (N, 2, rows, columns) → one for every `scale` pixels of a picture, linear in between."""
+    size = [SPACING // scale * n for n in vectors.shape[2:]]
+    spread = functional.interpolate(vectors, size=size, mode="bilinear", align_corners=False)
+    return spread[:, :, : -(-height // scale), : -(-width // scale)]
+
+
+def moved(pictures: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
+    """Pictures (N, K, H, W) at the places that flow (N, 2, H, W) points to, in pixels; edges go on."""
+    n, _, h, w = flow.shape
+    down, right = places(h, w, flow)
+    grid = flow.new_empty(n, h, w, 2)
+    grid[..., 0] = (flow[:, 1] + right).mul_(2 / max(1, pictures.shape[3] - 1)).sub_(1)
+    grid[..., 1] = (flow[:, 0] + down).mul_(2 / max(1, pictures.shape[2] - 1)).sub_(1)
+    return functional.grid_sample(pictures, grid, mode=mode, padding_mode="border", align_corners=True)
+
+
+def places(h: int, w: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (h, 1) and columns (w,) as numbers."""
+    rows, columns = (torch.arange(n, device=like.device, dtype=like.dtype) for n in (h, w))
+    return rows[:, None], columns
+
+
+def inverse(vectors: Tensor, height: int, width: int) -> Tensor:
+    """Of fields in pixels (N, 2, rows, columns), what undoes them, at every pixel: (N, 2, H, W)."""
+    flow = dense(vectors, height, width, COARSE)
+    back = -flow
+    for _ in range(ROUNDS):
+        back = -moved(flow, back / COARSE, "bilinear")
+    size = [COARSE * n for n in back.shape[2:]]
+    back = functional.interpolate(back, size=size, mode="bilinear", align_corners=False)
+    return back[:, :, :height, :width]

@@ -1,0 +1,109 @@
+"""Frames of a group are moved onto one and back."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from cvvae_cli.flow import align, estimate
+from cvvae_cli.flow.field import LARGEST, SPACING, UNIT, dense, field_size, inverse, moved
+from cvvae_cli.flow.refinement import from_parts, thinned, to_parts
+
+
+def texture(height, width, seed=0):
+    """Smooth random colours in [-1, 1], (3, H, W)."""
+    noise = torch.randn(1, 3, height // 4 + 3, width // 4 + 3, generator=torch.Generator().manual_seed(seed))
+    smooth = functional.interpolate(noise, scale_factor=4, mode="bicubic")[0, :, :height, :width]
+    return smooth / smooth.abs().max()
+
+
+def panning(steps, height=96, width=128):
+    """A group (1, 3, 4, H, W) that shows a large picture farther right by `steps` pixels in each frame."""
+    whole = texture(height, width + 4 * max(steps))
+    return torch.stack([whole[:, :, s : s + width] for s in steps], 1)[None]
+
+
+def psnr(a, b):
+    return float(10 * torch.log10(4 / (a - b).square().mean()))
+
+
+@pytest.mark.parametrize("steps", [(0, 2, 4, 6), (0, 5, 10, 15), (9, 3, 4, 12)])
+def test_what_a_camera_pans_over_stands_still_after_it_is_aligned(steps):
+    group = panning(steps)
+    aligned, fields = align.align(group)
+    inside = (slice(None), slice(None), slice(None), slice(16, -16), slice(24, -24))
+    of_frame = aligned[inside].unbind(2)
+    for number in (0, 1, 3):
+        assert psnr(of_frame[number], of_frame[2]) > 30 > psnr(group[inside][:, :, number], of_frame[2])
+    wanted = [UNIT * (steps[n] - steps[2]) for n in (0, 1, 3)]
+    assert np.allclose(np.median(fields[0, :, 1], (1, 2)), wanted, atol=1)  # to the right
+    assert np.abs(np.median(fields[0, :, 0], (1, 2))).max() <= 1
+    assert psnr(align.restore(aligned, fields)[inside], group[inside]) > 30
+
+
+def test_what_rests_stays_as_it_is():
+    still = texture(40, 56)[:, None].expand(-1, 8, -1, -1)[None]
+    aligned, fields = align.align(still)
+    assert fields.shape == (2, 3, 2, 3, 4)
+    assert not fields.any()
+    assert torch.equal(aligned, still)
+    assert align.restore(still, fields) is still
+
+
+def test_the_reference_is_never_touched():
+    group = torch.randn(1, 3, 4, 48, 64, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
+    fields = np.random.default_rng(0).integers(-20, 20, (1, 3, 2, 3, 4)).astype(np.int16)
+    back = align.restore(group, fields)
+    assert torch.equal(back[:, :, 2], group[:, :, 2])
+    assert not torch.equal(back[:, :, 1], group[:, :, 1])
+
+
+def test_groups_do_not_depend_on_those_beside_them():
+    groups = torch.cat([panning((0, 2, 4, 6)), panning((0, 0, 3, 3))], 2)
+    together, fields = align.align(groups)
+    for number in range(2):
+        alone, own = align.align(groups[:, :, 4 * number : 4 * number + 4])
+        assert np.array_equal(own[0], fields[number])
+        assert torch.allclose(alone, together[:, :, 4 * number : 4 * number + 4], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 200), (24, 40), (136, 72)])
+def test_any_size_that_the_network_takes(size):
+    video = torch.stack([texture(*size, seed) for seed in range(4)], 1)[None]  # four cuts: nothing fits
+    aligned, fields = align.align(video)
+    assert fields.shape == (1, 3, 2, *field_size(*size))
+    assert np.abs(fields).max() <= LARGEST
+    assert aligned.shape == align.restore(aligned, fields).shape == video.shape
+    assert torch.isfinite(aligned).all()
+    assert aligned.abs().max() <= 1
+
+
+def test_an_inverse_field_leads_back():
+    vectors = torch.randn(1, 2, 6, 8, generator=torch.Generator().manual_seed(2)) * 4
+    there, back = dense(vectors, 96, 128), inverse(vectors, 96, 128)
+    home = moved(there, back, "bilinear") + back
+    assert home[:, :, 16:-16, 16:-16].abs().median() < 0.1
+
+
+def test_estimated_fields_keep_content_in_its_order():
+    steep = torch.zeros(1, 2, 6, 8)
+    steep[:, :, 2:4, 3:5] = 3 * SPACING
+    smooth = estimate.unfolded(steep)
+    change = max((n - smooth).abs().max() for n in estimate.neighbours(smooth))
+    assert change < estimate.STEEPEST * SPACING < (steep[..., 3] - steep[..., 2]).abs().max()
+
+
+def test_vectors_that_are_worth_nothing_are_left_out_and_those_worth_much_stay():
+    fields = np.random.default_rng(3).integers(-30, 30, (3, 2, 5, 9)).astype(np.int32)
+    costs = np.zeros((3, 3, 5, 9))
+    assert not thinned(fields, costs).any()
+    costs[:, :2] = 1e9
+    assert np.array_equal(thinned(fields, costs), fields)
+    assert np.array_equal(from_parts(to_parts(fields)), fields)
+
+
+def test_gradients_pass_through_what_is_moved_back():
+    aligned, fields = align.align(panning((0, 2, 4, 6)))
+    aligned.requires_grad_(True)
+    align.restore(aligned, fields).square().sum().backward()
+    assert (aligned.grad.abs().sum((0, 1, 3, 4)) > 0).all()
