@@ -23,6 +23,7 @@ from cvvae_cli.access import (
     time_span,
 )
 from cvvae_cli.bitstream.chunk import LatentCoder
+from cvvae_cli.bitstream.coders import UNALIGNED
 from cvvae_cli.bitstream.exact import EXACT_TYPES
 from cvvae_cli.container.fingerprint import fingerprint, hash_file
 from cvvae_cli.container.header import Header
@@ -82,6 +83,8 @@ def encode_file(
     began = time.monotonic()
     outputs.require_writable(output, (source,), force=options.force)
     spec = find_model(options.model)
+    if not options.align:
+        spec = replace(spec, coder=UNALIGNED.get(spec.coder, spec.coder))
     placement = choose_placement(options.device, options.dtype)
     run = EngineOptions(
         options.tile_pixels, options.temporal_overlap, options.max_memory_bytes, options.is_compiled
@@ -159,7 +162,7 @@ class EncodeJob:
         with closing(ahead(self._computed(number, side), self.engine.placement.device)) as computed:
             for chunk, packets in computed:
                 if number >= self.point.chunks:
-                    data = self.coder.encode(cvl.num_latents, chunk.latents)
+                    data = self.coder.encode(cvl.num_latents, chunk.latents, chunk.fields)
                     cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
                 elif number == self.point.chunks - 1 and tuple(chunk.pts.tolist()) != self.point.pts:
                     raise ConfigError("the source reads differently from before", hint=START_OVER)
@@ -172,7 +175,8 @@ class EncodeJob:
 
     def _computed(self, number: int, side: SideWriter | None) -> Iterator[tuple[LatentChunk, Pieces]]:
         """The chunks from a number on, each with the side streams met while its frames were read."""
-        for chunk in self.engine.encode_stream(self.video, number * self.cvl.header.chunk):
+        first, aligns = number * self.cvl.header.chunk, self.coder.takes_fields
+        for chunk in self.engine.encode_stream(self.video, first, aligns=aligns):
             yield chunk, side.take() if side else []
 
     def _side_writer(self) -> SideWriter | None:

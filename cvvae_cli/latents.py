@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
+from cvvae_cli.bitstream.chunk import ChunkCoder, CoderWithFields, LatentCoder, QuantizedCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
+from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.container.header import Header
 from cvvae_cli.container.reader import CvlReader
@@ -47,7 +48,10 @@ def latent_coder(header: Header, weights: Weights, device: str = "cpu") -> Laten
         )
     coder = kind.of_model(weights.arrays, header.level, device)
     quantizer = Quantizer(*weights.gain_and_step(header.level), coder.symbol_bits)
-    return QuantizedCoder(quantizer, ChunkCoder(coder, header.period))
+    chunks = ChunkCoder(coder, header.period)
+    if coder.takes_fields:
+        return CoderWithFields(quantizer, chunks, FlowCoder.of_model(weights.arrays))
+    return QuantizedCoder(quantizer, chunks)
 
 
 def read_latents(
@@ -79,7 +83,8 @@ def decoded_chunks(
         if number in chunks:
             start = cvl.frames_of(number).start
             frames = range(start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
-            yield LatentChunk(values, frames, np.array(chunk.pts[: len(frames)], np.int64))
+            fields = coder.decode_fields(chunk.symbols, values.shape)
+            yield LatentChunk(values, frames, np.array(chunk.pts[: len(frames)], np.int64), fields)
 
 
 def bits_by_channel(cvl: CvlReader, weights: Weights) -> np.ndarray | None:
@@ -92,6 +97,5 @@ def bits_by_channel(cvl: CvlReader, weights: Weights) -> np.ndarray | None:
     bits = np.zeros(channels)
     for number in range(len(cvl.index)):
         chunk = cvl.read_chunk(number)
-        first, shape = chunk.latents.start, (len(chunk.latents), channels, *size)
-        bits += coder.chunks.measure(first, chunk.symbols, shape)
+        bits += coder.measure(chunk.latents.start, chunk.symbols, (channels, len(chunk.latents), *size))
     return bits

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from cvvae_cli.bitstream.chunk import ChunkCoder
+from cvvae_cli.bitstream.chunk import ChunkCoder, which_aligned
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
+from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Plan, ResidualCoder
 from cvvae_cli.engine.base import BaseEngine
@@ -133,8 +135,12 @@ def take_samples(video: FrameSource, engine: BaseEngine) -> tuple[list[Sample], 
             if len(batch.rgb[keep]):
                 clip.append(FrameBatch(batch.rgb[keep].copy(), batch.pts[keep]))
         frames += len(batch)
+    aligns = ENTROPY_CODERS[engine.spec.coder].takes_fields
     samples = [
-        Sample(np.concatenate([b.rgb for b in clip]), tuple(engine.encode_stream(iter(clip))))
+        Sample(
+            np.concatenate([b.rgb for b in clip]),
+            tuple(engine.encode_stream(iter(clip), aligns=aligns)),
+        )
         for clip in clips
         if clip
     ]
@@ -170,7 +176,17 @@ class Trial:
         following = later / count if count else start
         latents = spec.geometry.num_latents(self.frames)
         starts = -(-latents // spec.period)
-        return float((starts * start + (latents - starts) * following) / (self.frames * self.pixels))
+        bits = starts * start + (latents - starts) * (following + self.bits_of_fields)
+        return float(bits / (self.frames * self.pixels))
+
+    @cached_property
+    def bits_of_fields(self) -> float:
+        """Of a latent frame; the same at all levels."""
+        if not ENTROPY_CODERS[self.engine.spec.coder].takes_fields:
+            return 0.0
+        flow = FlowCoder.of_model(self.weights.arrays)
+        fields = [c.fields for sample in self.samples for c in sample.chunks if c.fields is not None]
+        return 8 * sum(len(flow.encode_fields(f)) for f in fields) / sum(map(len, fields))
 
     def _coder(self, level: int) -> ResidualCoder:
         kind = ENTROPY_CODERS[self.engine.spec.coder]
@@ -180,10 +196,11 @@ class Trial:
         """Of the first latent frame of a sample, and of the others; the coder is fresh at the first alone."""
         quantizer = Quantizer(*self.weights.gain_and_step(level))
         scaled = np.concatenate([quantizer.scale(chunk.latents) for chunk in sample.chunks])
+        fields = [chunk.fields for chunk in sample.chunks if chunk.fields is not None]
+        aligned = which_aligned(np.concatenate(fields)) if fields else np.zeros(len(scaled), bool)
         chunks = ChunkCoder(coder, period=2**20)
-        return [
-            chunks.choose(first, part) for first, part in enumerate((scaled[:1], scaled[1:])) if len(part)
-        ]
+        parts = [part for part in (slice(0, 1), slice(1, None)) if len(scaled[part])]
+        return [chunks.choose(part.start, scaled[part], aligned[part]) for part in parts]
 
     def psnr_db(self, level: int) -> float:
         """Mean over the samples' frames, decoded."""
@@ -194,7 +211,7 @@ class Trial:
             symbols = np.concatenate([plan.symbols for plan in self._plans(coder, sample, level)])
             ends = np.cumsum([chunk.latents.shape[1] for chunk in sample.chunks])
             chunks = [
-                LatentChunk(quantizer.dequantize(part), chunk.frames, chunk.pts)
+                replace(chunk, latents=quantizer.dequantize(part))
                 for part, chunk in zip(np.split(symbols, ends[:-1]), sample.chunks, strict=True)
             ]
             height, width = sample.rgb.shape[1:3]

@@ -121,6 +121,7 @@ class LatentChunk:
     latents: np.ndarray  # float32 (C, t, h, w)
     frames: range  # of the video
     pts: np.ndarray  # int64, one of each frame
+    fields: np.ndarray | None = None  # int16 (t, 3, 2, rows, columns), if frames may be aligned: flow/
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ ALLOWED = {
     "checkpoint": LEAVES,
     "metrics": LEAVES | {"store", "download", "checkpoint"},
     "models": LEAVES | {"store", "download", "checkpoint"},
-    "bitstream": LEAVES,
-    "engine": LEAVES | {"models", "store"},
+    "flow": LEAVES,
+    "bitstream": LEAVES | {"flow"},
+    "engine": LEAVES | {"models", "store", "flow"},
     "options": LEAVES | {"video"},
     "latents": LEAVES | {"models", "bitstream", "container"},
     "targets": LEAVES | {"models", "bitstream", "engine", "metrics", "options", "video"},
@@ -50,7 +51,7 @@ ALLOWED = {
         "store",
         "__init__",
     },
-    "train": LEAVES | {"models", "metrics", "video", "bitstream", "engine"},
+    "train": LEAVES | {"models", "metrics", "video", "bitstream", "engine", "flow"},
     "cli": LEAVES
     | {
         "codec",

@@ -22,7 +22,14 @@ from cvvae_cli.video.writer import OutputOptions, VideoWriter
 
 GOLDEN = Path(__file__).parent / "golden"
 GAIN = (20.0, 2.0, 1.0, 0.5)
-CODERS = ("context-1", "prior-1", "prior-2", "prior-3", "prior-4")  # of the tiny models, from tiny-1 on
+CODERS = (
+    "context-1",
+    "prior-1",
+    "prior-2",
+    "prior-3",
+    "prior-4",
+    "prior-5",
+)  # of the tiny models, from tiny-1 on
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
     latent_channels=4, fine_channels=8, coarse_channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
@@ -30,7 +37,7 @@ CONFIG = CompactConfig(
 
 
 def tiny_spec(number: int = 1) -> ModelSpec:
-    """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 to -5 `prior-1` to `-4`."""
+    """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 to -6 `prior-1` to `-5`."""
     name = f"tiny-{number}"
     data = (GOLDEN / f"{name}.safetensors").read_bytes()
     return ModelSpec(
@@ -107,13 +114,16 @@ def make_weights() -> None:
 
 
 def make_prior_weights() -> None:
-    """The same network with quality levels and a trained prior of width 16 that follows motion.
+    """The same network with quality levels, fields of motion, and a trained prior of width 16.
 
     What made tiny-2, with `prior-1`, is in the history of this file, up to commit acbd238; tiny-3, with
-    `prior-2`, up to 82e87a1; tiny-4, with `prior-3`, up to 44a7a01.
+    `prior-2`, up to 82e87a1; tiny-4, with `prior-3`, up to 44a7a01; tiny-5, with `prior-4`, up to 9378a44.
     """
+    from cvvae_cli.bitstream.flow import FREQUENCIES
+    from cvvae_cli.train.aligned import onto_references
+    from cvvae_cli.train.flow import flow_frequencies
     from cvvae_cli.train.motion import rounded_motion
-    from cvvae_cli.train.prior import LatentPrior, Levels, Rounder, fit_frequencies, logistic_bits
+    from cvvae_cli.train.prior import CodedClip, LatentPrior, Levels, Rounder, fit_frequencies, logistic_bits
 
     arrays = load_file(GOLDEN / "tiny-1.safetensors")
     network = random_network()
@@ -123,26 +133,27 @@ def make_prior_weights() -> None:
     clips = [
         torch.from_numpy(moving_picture(33, 64, 64, seed)).permute(3, 0, 1, 2)[None] for seed in range(8)
     ]
-    videos = [c.contiguous().float() / 127.5 - 1 for c in clips]
-    latents = [network.encode(video) for video in videos]
+    aligned = [onto_references(c.contiguous().float() / 127.5 - 1) for c in clips]
+    latents = [network.encode(video) for video, _, _ in aligned]
+    plain = [(c.float() / 127.5 - 1, network.encode(c.float() / 127.5 - 1)) for c in clips]
     torch.manual_seed(0)
     prior, levels = LatentPrior(4, width=16), Levels.at(torch.linspace(0, 1, 8), *anchors)
-    prior.motion.fit(list(zip(videos, latents, strict=True)))
+    prior.motion.fit(plain)
     optimizer = torch.optim.Adam(prior.groups(3e-3))
     scaled = torch.cat(latents) * levels.gain
-    vectors = prior.motion.vectors(torch.cat(latents))
+    vectors, which = prior.motion.vectors(torch.cat(latents)), torch.cat([each for _, _, each in aligned])
     for _ in range(800):
-        estimate = prior(prior.decoded(scaled, vectors, levels), vectors, levels)
+        estimate = prior(prior.decoded(scaled, vectors, which, levels), vectors, which, levels)
         chosen = prior.quantized(scaled, *estimate, vectors)
         logistic_bits(chosen, *estimate).mean().backward()
         torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
     rounder = Rounder(prior)
-    rounder.measure(scaled, levels)
+    rounder.measure(scaled, which, levels)
     listed = [
-        (s.permute(1, 0, 2, 3).numpy(), 10 + round(90 * place))
-        for s, place in zip(scaled, levels.place.tolist(), strict=True)
+        CodedClip(s.permute(1, 0, 2, 3).numpy(), np.append(False, each), 10 + round(90 * place))
+        for s, each, place in zip(scaled, which.numpy(), levels.place.tolist(), strict=True)
     ]
     every = Levels.at(torch.linspace(0, 1, 91), *anchors)
     motion = rounded_motion(prior.motion, every.gain.flatten(1), every.step.flatten(1))
@@ -150,8 +161,9 @@ def make_prior_weights() -> None:
     kept = {n: a for n, a in arrays.items() if n.startswith(NETWORK_PREFIX)}
     kept |= tables.to_tensors() | motion.to_tensors()
     kept |= {"quantizer.log_gain": log_gain, "quantizer.log_step": log_step}
-    metadata = {"model": "tiny-5", "config": json.dumps(CONFIG.to_dict())}
-    (GOLDEN / "tiny-5.safetensors").write_bytes(save(kept, metadata))
+    kept[FREQUENCIES] = flow_frequencies([fields for _, fields, _ in aligned])
+    metadata = {"model": "tiny-6", "config": json.dumps(CONFIG.to_dict())}
+    (GOLDEN / "tiny-6.safetensors").write_bytes(save(kept, metadata))
 
 
 GOLDENS = {
@@ -160,6 +172,7 @@ GOLDENS = {
     "v1.0-motion": {"model": "tiny-3", "quality": 8.5},
     "v1.0-centered": {"model": "tiny-4", "quality": 8.5},
     "v1.0-anchored": {"model": "tiny-5", "quality": 8.5},
+    "v1.0-aligned": {"model": "tiny-6", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
@@ -171,8 +184,10 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     from cvvae_cli.container.reader import open_cvl
     from cvvae_cli.engine.device import choose_placement
     from cvvae_cli.engine.stream import Engine
+    from cvvae_cli.flow import align, refinement
     from cvvae_cli.options import EncodeOptions
 
+    refinement.WORTHLESS, align.LEAST_GAIN = 1.0, -0.1  # so that fields hold something in all their parts
     MODELS.update({f"tiny-{n}": tiny_spec(n) for n in range(1, len(CODERS) + 1)})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
     source = GOLDEN / "source.mkv"
@@ -217,4 +232,4 @@ def write_golden_source(path: Path) -> None:
 
 if __name__ == "__main__":
     make_prior_weights()
-    make_goldens(["v1.0-anchored"])
+    make_goldens(["v1.0-aligned"])

@@ -102,3 +102,14 @@ def sums_of_areas(values: np.ndarray) -> np.ndarray:
     for axis in (1, 2):
         values = np.add.reduceat(values, np.arange(0, values.shape[axis], AREA), axis)
     return values
+
+
+class AlignedCoder(AnchoredCoder):
+    """`prior-5` of one quality level: `prior-4` whose groups of frames may be aligned (cvvae_cli/flow).
+
+    All that a latent frame of such a group shows is of one instant, so the four that it is expected from are
+    that one.
+    """
+
+    name = "prior-5"
+    takes_fields = True

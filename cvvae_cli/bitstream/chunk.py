@@ -10,49 +10,125 @@ from typing import Protocol
 
 import numpy as np
 
+from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
-from cvvae_cli.bitstream.residuals import Past, Plan, shift
+from cvvae_cli.bitstream.residuals import Aligned, Past, Plan, shift
+from cvvae_cli.bitstream.vectors import CELL
+from cvvae_cli.errors import CorruptFileError
+from cvvae_cli.flow.field import OTHERS, field_size
+
+SIZE_BYTES = 3
 
 
 class LatentCoder(Protocol):
     """Codes the chunks of a file in order; `first_latent` says where each stands."""
 
-    def encode(self, first_latent: int, latents: np.ndarray) -> bytes:
-        """float32 (C, t, h, w) → bytes."""
+    takes_fields: bool  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
+
+    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
+        """float32 (C, t, h, w), and fields int16 (t, 3, 2, rows, columns) or None → bytes."""
         ...
 
     def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Bytes → float32 of `shape` (C, t, h, w)."""
         ...
 
+    def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
+        """Bytes → the fields of latents of that shape."""
+        ...
+
 
 class SymbolCoder(Protocol):
     """What ENTROPY_CODERS holds."""
 
-    def choose(self, scaled: np.ndarray, past: Past) -> Plan: ...
+    def choose(self, scaled: np.ndarray, past: Past, aligned: Aligned = None) -> Plan: ...
 
     def pack(self, plan: Plan) -> bytes: ...
 
-    def decode(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> np.ndarray: ...
-
-    def unpack(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> Plan: ...
-
     def bits_by_channel(self, plan: Plan) -> np.ndarray: ...
+
+    def unpack(
+        self, data: bytes, shape: tuple[int, int, int, int], past: Past, aligned: Aligned = None
+    ) -> Plan: ...
+
+    def decode(
+        self, data: bytes, shape: tuple[int, int, int, int], past: Past, aligned: Aligned = None
+    ) -> np.ndarray: ...
 
 
 class QuantizedCoder:
     """Turns latents into symbols and codes those: a LatentCoder."""
 
+    takes_fields = False
+
     def __init__(self, quantizer: Quantizer, chunks: ChunkCoder) -> None:
         self.quantizer = quantizer
         self.chunks = chunks
 
-    def encode(self, first_latent: int, latents: np.ndarray) -> bytes:
+    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
         return self.chunks.encode(first_latent, self.quantizer.scale(latents))
 
     def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
-        channels, t, h, w = shape
-        return self.quantizer.dequantize(self.chunks.decode(first_latent, data, (t, channels, h, w)))
+        return self.quantizer.dequantize(self.chunks.decode(first_latent, data, in_time(shape)))
+
+    def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
+        return None
+
+    def measure(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+        """float64 (C,): the bits of what `decode` reads, by channel; all share what lies beside symbols."""
+        return self.chunks.measure(first_latent, data, in_time(shape))
+
+
+class CoderWithFields(QuantizedCoder):
+    """Codes fields before the symbols: how many bytes they take, then those, if any group is aligned."""
+
+    takes_fields = True
+
+    def __init__(self, quantizer: Quantizer, chunks: ChunkCoder, flow: FlowCoder) -> None:
+        super().__init__(quantizer, chunks)
+        self.flow = flow
+
+    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
+        assert fields is not None
+        moved = self.flow.encode_fields(fields) if fields.any() else b""
+        symbols = self.chunks.encode(first_latent, self.quantizer.scale(latents), which_aligned(fields))
+        return len(moved).to_bytes(SIZE_BYTES, "little") + moved + symbols
+
+    def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+        aligned = which_aligned(self.decode_fields(data, shape))
+        symbols = self.chunks.decode(first_latent, cut(data)[1], in_time(shape), aligned)
+        return self.quantizer.dequantize(symbols)
+
+    def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+        moved, _ = cut(data)
+        places = (shape[1], *field_size(*(CELL * n for n in shape[2:])))
+        if not moved:
+            return np.zeros((places[0], len(OTHERS), 2, *places[1:]), np.int16)
+        return self.flow.decode_fields(moved, places)
+
+    def measure(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+        moved, symbols = cut(data)
+        aligned = which_aligned(self.decode_fields(data, shape))
+        bits = self.chunks.measure(first_latent, symbols, in_time(shape), aligned)
+        return bits + 8 * (SIZE_BYTES + len(moved)) / shape[0]
+
+
+def in_time(shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """(C, t, h, w) → (t, C, h, w)."""
+    return (shape[1], shape[0], *shape[2:])
+
+
+def which_aligned(fields: np.ndarray) -> np.ndarray:
+    """Fields (t, 3, 2, rows, columns) → of each latent frame, whether its frames were moved: bool (t,)."""
+    return np.logical_or.reduce(fields, axis=(1, 2, 3, 4))
+
+
+def cut(data: bytes) -> tuple[bytes, bytes]:
+    """What is coded of the fields of a chunk, and of its symbols. Raises CorruptFileError."""
+    end = SIZE_BYTES + int.from_bytes(data[:SIZE_BYTES], "little")
+    if not SIZE_BYTES <= end < len(data):
+        raise CorruptFileError("the motion of a chunk is cut")
+    return data[SIZE_BYTES:end], data[end:]
 
 
 class ChunkCoder:
@@ -63,25 +139,29 @@ class ChunkCoder:
         self.period = period
         self._past: Past = ()
 
-    def encode(self, first_latent: int, scaled: np.ndarray) -> bytes:
+    def encode(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> bytes:
         """Latents in cells of the quantiser, float32 (t, C, h, w) → bytes."""
-        return self.coder.pack(self.choose(first_latent, scaled))
+        return self.coder.pack(self.choose(first_latent, scaled, aligned))
 
-    def choose(self, first_latent: int, scaled: np.ndarray) -> Plan:
+    def choose(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> Plan:
         """The symbols that stand for latents in cells of the quantiser, float32 (t, C, h, w)."""
-        plan = self.coder.choose(scaled, self._past_of(first_latent))
+        plan = self.coder.choose(scaled, self._past_of(first_latent), aligned)
         self._remember(plan.symbols)
         return plan
 
-    def measure(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+    def measure(
+        self, first_latent: int, data: bytes, shape: tuple[int, int, int, int], aligned: Aligned = None
+    ) -> np.ndarray:
         """float64 (C,): the bits of bytes that `decode` would read, by channel."""
-        plan = self.coder.unpack(data, shape, self._past_of(first_latent))
+        plan = self.coder.unpack(data, shape, self._past_of(first_latent), aligned)
         self._remember(plan.symbols)
         return self.coder.bits_by_channel(plan)
 
-    def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+    def decode(
+        self, first_latent: int, data: bytes, shape: tuple[int, int, int, int], aligned: Aligned = None
+    ) -> np.ndarray:
         """Bytes → int32 of `shape` (t, C, h, w)."""
-        symbols = self.coder.decode(data, shape, self._past_of(first_latent))
+        symbols = self.coder.decode(data, shape, self._past_of(first_latent), aligned)
         self._remember(symbols)
         return symbols
 

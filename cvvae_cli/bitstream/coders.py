@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvvae_cli.bitstream.anchors import AnchoredCoder
+from cvvae_cli.bitstream.anchors import AlignedCoder, AnchoredCoder
 from cvvae_cli.bitstream.context import PASSES, FrameWalk, PlaneContext
 from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
 from cvvae_cli.bitstream.prior import PriorCoder
@@ -78,7 +78,9 @@ class ContextCoder(ResidualCoder):
         """With the integers that lie with a model's weights; one quality level; on the CPU always."""
         return cls(ContextTables.from_tensors(tensors))
 
-    def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
+    def predictions(
+        self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None, *, is_aligned: bool = False
+    ) -> Predictions:
         for channel, plane in enumerate(FrameWalk(past, shape)):
             for index, start in enumerate(PASSES):
                 guess = self.predict(plane, index)
@@ -100,4 +102,6 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-2": MotionCoder,
     "prior-3": CenteredCoder,
     "prior-4": AnchoredCoder,
+    "prior-5": AlignedCoder,
 }
+UNALIGNED = {"prior-5": "prior-4"}  # coders that take fields → with the same tables, but frames as they are

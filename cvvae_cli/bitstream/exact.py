@@ -56,16 +56,21 @@ WORD_TYPES: dict[str, np.dtype[np.unsignedinteger]] = {
 class ExactCoder:
     """Keeps latents (C, t, h, w) in a number type; chunks are independent."""
 
+    takes_fields = False
+
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
 
-    def encode(self, first_latent: int, latents: np.ndarray) -> bytes:
+    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
         """float32 (C, t, h, w) → bytes."""
         return pack_words(to_words(latents, self.dtype))
 
     def decode(self, first_latent: int, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         """Bytes → float32 of `shape` (C, t, h, w)."""
         return from_words(unpack_words(data, WORD_TYPES[self.dtype], shape), self.dtype)
+
+    def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
+        return None
 
 
 def pack_words(words: np.ndarray) -> bytes:

@@ -8,7 +8,7 @@ turned into latents again. All of it in integers: products are those of float64,
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,7 @@ from cvvae_cli.bitstream.residuals import (
 from cvvae_cli.bitstream.vectors import BLOCK, CELL, FRAMES, Moving, search, still
 from cvvae_cli.bitstream.vectors import LARGEST as LARGEST_VECTOR
 from cvvae_cli.errors import CorruptFileError, WeightsError
+from cvvae_cli.flow.refinement import Neighbours, between, field_passes
 
 HALF = CELL // 2  # of the planes of colour
 LUMA, CHROMA = CELL**2, 2 * HALF**2  # numbers of a latent position in a picture
@@ -50,7 +51,6 @@ LARGEST_LATENT = 2**24 - 1
 LEVELS = LAST_LEVEL - FIRST_LEVEL + 1
 FIRST_PRICE, LAST_PRICE = 0.025, 0.0011  # of a vector at the lowest and the highest level, squared difference
 PIECE = 4096  # latent positions at a time
-COARSEST = 16  # blocks between those vectors that nothing is known of
 SPREADS = (0, 2, 8, 24)  # of the neighbours of a component: up to each, tables of their own
 VECTOR_TABLES = 2 * (len(SPREADS) + 1) + 1
 
@@ -61,7 +61,7 @@ class MotionTables:
 
     picture: np.ndarray  # int16 (9, C, 96): neighbours in row order
     picture_bias: np.ndarray  # int64 (96,)
-    latents: np.ndarray  # int16 (384, C)
+    latents: np.ndarray  # int16 (384, C): of four instants, brightness first
     latents_bias: np.ndarray  # int64 (C,)
     shift: np.ndarray  # uint8 (2,): of the picture, of the latents
     gain: np.ndarray  # int32 (91, C): symbols per unit of a latent in 2^-16, of each level
@@ -111,7 +111,9 @@ class Motion:
         self.symbol_bits = symbol_bits
         self.kernels = tensor(matrices(tables.picture) * (np.tile(tables.step[row], 3) * first))
         self.picture_bias = tensor(tables.picture_bias * first)
-        self.weights = tensor(tables.latents * second)
+        self.weights = {
+            instants: tensor(of_instants(tables.latents, instants) * second) for instants in (1, FRAMES)
+        }
         self.latents_bias = tensor(tables.latents_bias * second)
         self.gain = tensor(tables.gain[row] * 0.5 ** (LATENT_BITS + GAIN_BITS - FRACTION))
 
@@ -129,25 +131,31 @@ class Motion:
         )
 
     def expected(
-        self, before: Tensor, vectors: Tensor, moves: Tensor, picture: Picture | None = None
+        self,
+        before: Tensor,
+        vectors: Tensor,
+        moves: Tensor,
+        picture: Picture | None = None,
+        instants: int = FRAMES,
     ) -> Tensor:
         """The frame after symbols `before` (h, w, C), moved by vectors (1, 2, rows, columns): 1/16 cells.
 
         `moves` (1, h, w) says where. `picture` is that of `before`, if it is at hand; it is made only where
-        something moves.
+        something moves. The frame shows four instants, or one, that of the reference.
         """
         expected = (before << (FRACTION - self.symbol_bits)).clamp_(-LARGEST, LARGEST)
         places = moves.nonzero()
         if not len(places):
             return expected
         picture = picture or self.picture(before)
-        luma, chroma = Moving(picture.luma), Moving(picture.chroma, 2)
+        luma, chroma = Moving(picture.luma, 1, instants), Moving(picture.chroma, 2, instants)
+        weights = self.weights[instants]
         for piece in torch.split(places, PIECE):  # so that memory does not grow with the picture
             cells = piece.unbind(1)
-            numbers = torch.empty((len(piece), len(self.weights)), dtype=torch.float64, device=piece.device)
-            numbers[:, : FRAMES * LUMA] = luma.at(cells, vectors).flatten(1)
-            numbers[:, FRAMES * LUMA :] = chroma.at(cells, vectors).flatten(1)
-            total = torch.addmm(self.latents_bias, numbers, self.weights)
+            numbers = torch.empty((len(piece), len(weights)), dtype=torch.float64, device=piece.device)
+            numbers[:, : instants * LUMA] = luma.at(cells, vectors).flatten(1)
+            numbers[:, instants * LUMA :] = chroma.at(cells, vectors).flatten(1)
+            total = torch.addmm(self.latents_bias, numbers, weights)
             total.add_(0.5).floor_().clamp_(-LARGEST_LATENT, LARGEST_LATENT)
             total.mul_(self.gain).add_(0.5).floor_()
             expected[cells[1:]] = total.clamp_(-LARGEST, LARGEST).int()
@@ -176,7 +184,9 @@ class MotionCoder(PriorCoder):
     def first_other_table(self) -> int:
         return len(self.frequencies) - VECTOR_TABLES
 
-    def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
+    def predictions(
+        self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None, *, is_aligned: bool = False
+    ) -> Predictions:
         _, h, w = shape
         earlier = as_plane(past[0] if past else np.zeros(shape, np.int32), self.device)
         before = torch.zeros_like(earlier)
@@ -189,7 +199,8 @@ class MotionCoder(PriorCoder):
             field = yield from self.field(h, w, chosen)
             vectors = torch.from_numpy(field).to(self.device, torch.int64)[None]
             moves = ~still(vectors, h, w)
-            before = self.motion.expected(earlier, vectors, moves, picture)
+            instants = 1 if is_aligned else FRAMES
+            before = self.motion.expected(earlier, vectors, moves, picture, instants)
         from_mean = moves[0] if self.symbol_bits else None
         anchors = yield from self.anchors(shape, past, wanted)
         yield from PriorFrame(self.network(), len(past), before, earlier, from_mean, anchors).passes()
@@ -232,46 +243,24 @@ class CenteredCoder(MotionCoder):
     tables_per_bin = PHASES + 1
 
 
+def of_instants(latents: np.ndarray, instants: int) -> np.ndarray:
+    """Weights (384, C) of four instants, or what they come to where all are alike: (96, C)."""
+    luma, chroma = np.split(latents.astype(np.int64), [FRAMES * LUMA])
+    parts = (part.reshape(FRAMES, -1, latents.shape[1]) for part in (luma, chroma))
+    whole = [part.sum(0) if instants == 1 else part.reshape(-1, latents.shape[1]) for part in parts]
+    return np.concatenate(whole)
+
+
 def vector_price(level: int) -> float:
     """What a vector costs in `search` at a level; it falls as errors weigh more."""
     share = (level - FIRST_LEVEL) / (LAST_LEVEL - FIRST_LEVEL)
     return float(FIRST_PRICE * (LAST_PRICE / FIRST_PRICE) ** share)
 
 
-def field_passes(rows: int, columns: int) -> Iterator[tuple[Where, tuple[tuple[int, int], ...]]]:
-    """Where the vectors of each step are, and which neighbours of theirs are known: coarse to fine."""
-    yield (slice(None), slice(0, None, COARSEST), slice(0, None, COARSEST)), ()
-    stride = COARSEST
-    while stride > 1:
-        stride //= 2
-        s, whole, odd = stride, slice(0, None, 2 * stride), slice(stride, None, 2 * stride)
-        if rows > s and columns > s:
-            yield (slice(None), odd, odd), ((-s, -s), (-s, s), (s, -s), (s, s))
-        if rows > s:
-            yield (slice(None), odd, whole), ((-s, 0), (s, 0), (0, -s), (0, s))
-        if columns > s:
-            yield (slice(None), whole, odd), ((0, -s), (0, s), (-s, 0), (s, 0))
-
-
-def predict_vectors(
-    known: np.ndarray, where: Where, neighbours: tuple[tuple[int, int], ...], first_table: int
-) -> Prediction:
-    """By the middle of four neighbours; for one outside the field, the first of them stands in."""
-    own = known[where]
-    if not neighbours:
-        tables = np.full(own.shape, first_table + VECTOR_TABLES - 1, np.int32)
-        return Prediction(np.zeros_like(own), np.ones_like(own), tables)
-    rows = np.arange(known.shape[1])[where[1]][:, None]
-    columns = np.arange(known.shape[2])[where[2]]
-    around: list[np.ndarray] = []
-    for down, right in neighbours:
-        y, x = rows + down, columns + right
-        is_known = (y >= 0) & (y < known.shape[1]) & (x >= 0) & (x < known.shape[2])
-        there = known[:, np.where(is_known, y, 0), np.where(is_known, x, 0)]
-        around.append(np.where(is_known, there, around[0]) if around else there)
-    values = np.stack(around)
-    low, high = values.min(0), values.max(0)
-    middle = (values.sum(0, dtype=np.int32) - low - high) >> 1
-    spread = high - low
-    tables = 2 * np.searchsorted(SPREADS, spread, side="left") + (spread[::-1] > 0) + first_table
-    return Prediction(middle, np.ones_like(middle), tables.astype(np.int32))
+def predict_vectors(known: np.ndarray, where: Where, neighbours: Neighbours, first_table: int) -> Prediction:
+    """By the middle of four neighbours; the more they spread, the less it says."""
+    middle, spread = between(known, where, neighbours)
+    tables = np.full(middle.shape, VECTOR_TABLES - 1, np.int32)
+    if neighbours:
+        tables[:] = 2 * np.searchsorted(SPREADS, spread, side="left") + (spread[::-1] > 0)
+    return Prediction(middle, np.ones_like(middle), tables + first_table)

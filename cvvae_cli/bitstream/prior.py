@@ -232,7 +232,9 @@ class PriorCoder(ResidualCoder):
             raise CorruptFileError(f"the coder {cls.name} has no quality level {level}")
         return level
 
-    def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
+    def predictions(
+        self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None, *, is_aligned: bool = False
+    ) -> Predictions:
         before, earlier = (past[0], past[:2][-1]) if past else (np.zeros(shape, np.int32),) * 2
         frame = PriorFrame(self.network(), len(past), *(as_plane(p, self.device) for p in (before, earlier)))
         yield from frame.passes()

@@ -36,6 +36,7 @@ RAW = -1  # in place of a table: the uniform model of escapes
 Kind = TypeVar("Kind", bound="DataclassInstance")
 Integers = TypeVar("Integers", np.ndarray, "Tensor")
 Past = tuple[np.ndarray, ...]  # the last two latent frames, the nearest first, then the first of the period
+Aligned = np.ndarray | None  # bool (t,): of each latent frame, whether the frames it stands for were aligned
 Where = Any  # an index expression: the symbols of a step in a latent frame (C, h, w); or Beside
 
 
@@ -115,6 +116,7 @@ def check_frequencies(rows: np.ndarray, count: int) -> None:
 class ResidualCoder(ABC):
     """Codes symbols (t, C, h, w) in the steps of a predictor."""
 
+    takes_fields = False  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
     symbol_bits = 0  # after the point of a symbol, in cells of the quantiser
     price = 0.0  # of a bit, in squared cells: for that much error a residual one nearer to zero is chosen
 
@@ -130,11 +132,13 @@ class ResidualCoder(ABC):
         self.raw = constriction.stream.model.Uniform(RAW_VALUES)
 
     @abstractmethod
-    def predictions(self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None) -> Predictions:
+    def predictions(
+        self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None, *, is_aligned: bool = False
+    ) -> Predictions:
         """The steps of a latent frame of `shape` (C, h, w); after each, the step's symbols are sent in.
 
         `wanted` (n, C, h, w) is what is encoded, in cells of the quantiser or as symbols: this latent frame
-        and those after it in its chunk; None in decoding.
+        and those after it in its chunk; None in decoding. `is_aligned`: the frames it stands for were.
         """
 
     def encode(self, symbols: np.ndarray, past: Past) -> bytes:
@@ -153,18 +157,26 @@ class ResidualCoder(ABC):
         """The plan of these very symbols, int32 (t, C, h, w); of coders whose symbols are whole cells."""
         return self.plan(symbols, past, nearest)
 
-    def choose(self, scaled: np.ndarray, past: Past) -> Plan:
-        """Symbols for latents in units of the quantiser's cells, float32 (t, C, h, w)."""
+    def choose(self, scaled: np.ndarray, past: Past, aligned: Aligned = None) -> Plan:
+        """Symbols for latents in units of the quantiser's cells, float32 (t, C, h, w).
+
+        `aligned`, here and below, says of which latent frames the frames were (t,); None: of none.
+        """
         largest = (MAX_SYMBOL >> self.symbol_bits) - bool(self.symbol_bits)  # half a cell is added to it
-        return self.plan(scaled.clip(-largest, largest), past, self.best_residuals)
+        return self.plan(scaled.clip(-largest, largest), past, self.best_residuals, aligned)
 
     def plan(
-        self, values: np.ndarray, past: Past, decide: Callable[[np.ndarray, Prediction], np.ndarray]
+        self,
+        values: np.ndarray,
+        past: Past,
+        decide: Callable[[np.ndarray, Prediction], np.ndarray],
+        aligned: Aligned = None,
     ) -> Plan:
         """Walk over latent frames; `decide` gives the residuals of the values of a step."""
         plan = Plan(np.zeros(values.shape, np.int32), [])
         for number, (frame, symbols) in enumerate(zip(values, plan.symbols, strict=True)):
-            steps = self.predictions(frame.shape, past, values[number:])
+            is_aligned = aligned is not None and bool(aligned[number])
+            steps = self.predictions(frame.shape, past, values[number:], is_aligned=is_aligned)
             where, guess = next(steps)
             while True:
                 if isinstance(where, Beside):
@@ -201,6 +213,7 @@ class ResidualCoder(ABC):
         data: bytes,
         shape: tuple[int, int, int, int],
         past: Past,
+        aligned: Aligned = None,
         on_step: Callable[[Step], None] | None = None,
     ) -> np.ndarray:
         """int32 of `shape` (t, C, h, w) from what `encode` gave for the same past."""
@@ -212,8 +225,9 @@ class ResidualCoder(ABC):
         except ValueError:
             raise CorruptFileError("the symbols of a chunk are damaged") from None
         symbols = np.zeros(shape, np.int32)
-        for frame in symbols:
-            steps = self.predictions(frame.shape, past, None)
+        for number, frame in enumerate(symbols):
+            is_aligned = aligned is not None and bool(aligned[number])
+            steps = self.predictions(frame.shape, past, None, is_aligned=is_aligned)
             where, guess = next(steps)
             while True:
                 residuals = self.decode_residuals(coder, guess)
@@ -246,10 +260,12 @@ class ResidualCoder(ABC):
             values[escaped] = coder.decode(self.raw, count) - RAW_CENTER
         return values.reshape(guess.tables.shape) * guess.signs
 
-    def unpack(self, data: bytes, shape: tuple[int, int, int, int], past: Past) -> Plan:
+    def unpack(
+        self, data: bytes, shape: tuple[int, int, int, int], past: Past, aligned: Aligned = None
+    ) -> Plan:
         """What `data` holds, with all its steps."""
         steps: list[Step] = []
-        return Plan(self.decode(data, shape, past, steps.append), steps)
+        return Plan(self.decode(data, shape, past, aligned, steps.append), steps)
 
     def bits_by_channel(self, plan: Plan) -> np.ndarray:
         """float64 (C,): what packing a plan will take, but for some bytes; all share what lies beside."""

@@ -1,8 +1,10 @@
-"""Motion vectors: how they are searched for, what they do to a picture, and how a field of them is predicted.
+"""Motion vectors: how they are searched for, and what they do to a picture.
 
-A vector (down, right) says by how many pixels the content of a block moves from the last frame of a group of
-four to the last frame of the next; the frames between lie on the straight line. Fields are (..., 2, rows,
-columns) integers, a block is `BLOCK` latent positions wide and high.
+A vector (down, right) says by how many pixels the content of a block moves from one group of four frames to
+the next. Where latents are of the frames as they are, it is from the last frame to the last, and the frames
+between lie on the straight line: four instants. Where frames were moved onto a reference before
+(cvvae_cli/flow), it is from reference to reference: one. Fields are (..., 2, rows, columns) integers, a block
+is `BLOCK` latent positions wide and high.
 """
 
 from __future__ import annotations
@@ -26,18 +28,19 @@ Cells = tuple[Tensor, ...]
 """Latent positions: which sample, row and column, (n,) each."""
 
 
-def shifts(vectors: Tensor, scale: int) -> Tensor:
-    """By how much planes of 1/`scale` size have moved in each of the four frames, rounded: (..., 4)."""
-    frames = torch.arange(1, FRAMES + 1, device=vectors.device)
-    whole = FRAMES * scale
-    return torch.div(vectors[..., None] * frames + whole // 2, whole, rounding_mode="floor")
+def shifts(vectors: Tensor, scale: int, instants: int = FRAMES) -> Tensor:
+    """By how much planes of 1/`scale` size have moved at each of the instants, rounded: (..., instants)."""
+    times = torch.arange(1, instants + 1, device=vectors.device)
+    whole = instants * scale
+    return torch.div(vectors[..., None] * times + whole // 2, whole, rounding_mode="floor")
 
 
 class Moving:
     """A picture whose blocks move; beyond its edges it goes on as its edge."""
 
-    def __init__(self, planes: Tensor, scale: int = 1) -> None:
+    def __init__(self, planes: Tensor, scale: int = 1, instants: int = FRAMES) -> None:
         """Planes (N, K, H, W), of 1/`scale` size. They are kept flat: to move is to subtract from a place."""
+        self.instants = instants
         self.scale, self.margin, self.size = scale, LARGEST // scale + 1, CELL // scale
         padded = functional.pad(planes, (self.margin,) * 4, mode="replicate")
         self.planes, height, self.width = padded.shape[1:]
@@ -49,9 +52,10 @@ class Moving:
         self.inside = (pixel[:, None] * self.width + pixel).flatten() + plane[:, None] * self.area
 
     def at(self, cells: Cells, vectors: Tensor) -> Tensor:
-        """What latent positions show in each of the four frames to come: (n, 4, K, pixels of a position)."""
+        """What latent positions show at each instant to come: (n, instants, K, pixels of a position)."""
         sample, row, column = cells
-        down, right = shifts(vectors[sample, :, row // BLOCK, column // BLOCK], self.scale).unbind(1)
+        own = vectors[sample, :, row // BLOCK, column // BLOCK]
+        down, right = shifts(own, self.scale, self.instants).unbind(1)
         corner = (row * self.size + self.margin) * self.width + column * self.size + self.margin
         corner = (corner + sample * self.planes * self.area)[:, None] - down * self.width - right
         places = corner[:, :, None, None].to(self.inside.dtype) + self.inside

@@ -55,6 +55,14 @@ def encode(
             "Exact are the latents, not the pixels that they decode to."
         ),
     ] = None,
+    no_align: Annotated[
+        bool,
+        typer.Option(
+            "--no-align",
+            help="Leave frames where they are before they are encoded: larger files where the camera moves, "
+            "whose latents mean something by themselves (cvvae export).",
+        ),
+    ] = False,
     deinterlace: Annotated[
         bool, typer.Option("--deinterlace", help="Join the half pictures of an interlaced source.")
     ] = False,
@@ -97,6 +105,7 @@ def encode(
         quality=quality,
         target=Target(target_bpp, target_psnr, size) if has_target else None,
         exact=exact,
+        align=not no_align,
         audio=not no_audio,
         subtitles=not no_subtitles,
         attachments=not no_attachments,

@@ -49,8 +49,14 @@ class BaseEngine(ABC):
         self.fell_back = False  # to fp32, after a piece that was not finite
 
     @abstractmethod
-    def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:
-        """Latents of consecutive frames, a chunk of the grid at a time."""
+    def encode_stream(
+        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, aligns: bool = False
+    ) -> Iterator[LatentChunk]:
+        """Latents of consecutive frames, a chunk of the grid at a time.
+
+        With `aligns`, those of groups whose frames were moved onto one, and the fields to move them back:
+        fewer bits, but they mean little without the fields.
+        """
 
     @abstractmethod
     def decode_stream(

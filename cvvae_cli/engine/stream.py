@@ -26,6 +26,7 @@ from cvvae_cli.engine.device import keep_freed_memory
 from cvvae_cli.engine.plan import group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
+from cvvae_cli.flow import align
 from cvvae_cli.models.autoencoder import StreamingAutoencoder, VideoAutoencoder
 from cvvae_cli.models.layers import Memory
 from cvvae_cli.types import FrameBatch, LatentChunk
@@ -45,7 +46,9 @@ class Engine(BaseEngine):
         return super().place(dtype)
 
     @torch.inference_mode()
-    def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:
+    def encode_stream(
+        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, aligns: bool = False
+    ) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 
         `batches` start at the first frame of latent frame `first_latent`, a point of the chunk grid.
@@ -66,11 +69,16 @@ class Engine(BaseEngine):
             step = geometry.frames * group
             repeats = geometry.frames - 1 if latent == 0 else 0
             rgb = pad_frames(batch.rgb, repeats, step * -(-count // group), geometry.pixels)
-            parts = []
+            parts, fields = [], []
             for at in range(0, len(rgb), step):
                 x = self.pixels_to_network(rgb[at : at + step])
+                if aligns:
+                    x, found = align.align(x)
+                    fields.append(found)
                 parts.append(self._finite(runner, x, frames)[0].float().cpu())
-            yield LatentChunk(torch.cat(parts, dim=1)[:, :count].numpy(), frames, batch.pts)
+            latents = torch.cat(parts, dim=1)[:, :count].numpy()
+            moved = np.concatenate(fields)[:count] if aligns else None
+            yield LatentChunk(latents, frames, batch.pts, moved)
             latent += count
 
     @torch.inference_mode()
@@ -119,6 +127,9 @@ class Engine(BaseEngine):
                 self._prime(runner, x, to_go, of_group)
                 continue
             video = self._finite(runner, x, of_group)
+            if chunk.fields is not None:
+                fields = chunk.fields[at : at + group]
+                video = align.restore(video[:, :, : geometry.frames * len(fields)], fields)
             begin = of_group.stop - geometry.frames * group  # below 0 in the first group of a video
             stop = min(chunk.frames.stop, of_group.stop, wanted.stop)
             keep = range(max(of_group.start, wanted.start), stop)

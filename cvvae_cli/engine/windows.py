@@ -48,7 +48,9 @@ class WindowEngine(BaseEngine):
         return network
 
     @torch.inference_mode()
-    def encode_stream(self, batches: Iterable[FrameBatch], first_latent: int = 0) -> Iterator[LatentChunk]:
+    def encode_stream(
+        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, aligns: bool = False
+    ) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 
         `batches` start at the first frame of latent frame `first_latent`, a point of the chunk grid.

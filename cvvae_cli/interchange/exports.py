@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cvvae_cli.bitstream.chunk import cut
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.exact import EXACT_TYPES, to_words
 from cvvae_cli.container.reader import CvlReader, open_cvl
 from cvvae_cli.errors import ConfigError, OutputNotWritableError
@@ -60,6 +62,7 @@ def export_file(
         if dtype not in safetensors.LABELS:
             raise ConfigError(f"latents cannot be stored as {dtype!r}", hint="use fp32, bf16 or fp16")
         spec, weights = model_of(cvl.header)
+        refuse_aligned(cvl)
         rows, columns = cvl.header.geometry.latent_size(*cvl.header.size)
         shape = (cvl.header.geometry.channels, cvl.num_latents, rows, columns)
         with replace_on_success(output, force=force) as part, target(output, part.path, layout) as kind:
@@ -72,6 +75,18 @@ def export_file(
                 words[:, first : first + latents.shape[1]] = to_words(latents.astype(np.float32), dtype)
                 pts[chunk.frames.start : chunk.frames.stop] = chunk.pts
         return ExportReport(cvl.num_frames, shape, dtype, layout, output.stat().st_size)
+
+
+def refuse_aligned(cvl: CvlReader) -> None:
+    """Raise ConfigError if latents of a file cannot stand alone."""
+    coder = ENTROPY_CODERS.get(cvl.header.coder)
+    if coder is None or not coder.takes_fields:
+        return
+    if any(cut(cvl.read_chunk(number).symbols)[0] for number in range(len(cvl.index))):
+        raise ConfigError(
+            "latents of this file are of frames that were moved onto each other: alone they mean little",
+            hint="encode the video with --no-align, or --exact bf16, and export that",
+        )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from cvvae_cli.bitstream.prior import PriorTables
 from cvvae_cli.models.compact import COARSE, TIME, Compact, CompactConfig
 from cvvae_cli.models.layers import fold
 from cvvae_cli.models.registry import Weights, find_model_or_file
+from cvvae_cli.train.aligned import as_they_were, onto_references
 from cvvae_cli.train.config import TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise, principal_components, psnr_of_mse
 from cvvae_cli.train.losses import add_noise, mean_of_samples, rate_distortion, through
@@ -79,15 +80,17 @@ class Coder(Trainee):
     def loss(self, video: Tensor, noise: SampleNoise, step: int) -> tuple[Tensor, Figures]:
         objective = self.config.objective
         levels = self.levels(noise.uniform())
+        moved, fields, aligned = onto_references(video, noise.uniform() < objective.plain_share)
         with autocast_for(video.device):
-            latents = self.autoencoder.encode(video).float()
+            latents = self.autoencoder.encode(moved).float()
             scaled = latents * levels.gain
             vectors = self.prior.motion.vectors(latents)
-            known = self.prior.decoded(scaled, vectors, levels)
-            mean, log_scale = self.prior(through(scaled, known), vectors, levels)
+            known = self.prior.decoded(scaled, vectors, aligned, levels)
+            mean, log_scale = self.prior(through(scaled, known), vectors, aligned, levels)
             mean, log_scale = mean.float(), log_scale.float()
             values = self.prior.quantized(scaled, mean, log_scale, vectors)
             decoded = self.autoencoder.decode(through(scaled, values) * levels.step)
+        decoded = as_they_were(decoded.float(), fields)
         noisy = add_noise(scaled, noise.uniform(*scaled.shape[1:]))
         bits = logistic_bits(noisy, mean, log_scale)
         rate, mse = rate_distortion(video, decoded, bits, objective)
@@ -95,20 +98,29 @@ class Coder(Trainee):
         return loss, {"mse": mse.mean().item(), "bits_per_pixel": rate.mean().item()}
 
     def figures(self, video: Tensor) -> dict[str, Figures]:
-        """PSNR and the prior's estimate of bits per pixel at a few levels, with rounded latents."""
-        with autocast_for(video.device):
-            latents = self.autoencoder.encode(video).float()
-        return {str(level): self._figures_of_level(video, latents, level) for level in EVALUATION_LEVELS}
+        """PSNR and the prior's estimate of bits per pixel at a few levels, with rounded latents.
 
-    def _figures_of_level(self, video: Tensor, latents: Tensor, level: float) -> Figures:
+        Without the bits of the fields by which frames were moved.
+        """
+        moved, *how = onto_references(video)
+        with autocast_for(video.device):
+            latents = self.autoencoder.encode(moved).float()
+        return {
+            str(level): self._figures_of_level(video, latents, *how, level) for level in EVALUATION_LEVELS
+        }
+
+    def _figures_of_level(
+        self, video: Tensor, latents: Tensor, fields: np.ndarray, aligned: Tensor, level: float
+    ) -> Figures:
         levels = self.levels(torch.tensor([level], device=video.device))
         scaled = latents * levels.gain
         with autocast_for(video.device):
             vectors = self.prior.motion.vectors(latents)
-            known = self.prior.decoded(scaled, vectors, levels)
-            mean, log_scale = (x.float() for x in self.prior(known, vectors, levels))
+            known = self.prior.decoded(scaled, vectors, aligned, levels)
+            mean, log_scale = (x.float() for x in self.prior(known, vectors, aligned, levels))
             values = self.prior.quantized(scaled, mean, log_scale, vectors)
-            decoded = self.autoencoder.decode(values * levels.step).float().clamp(-1, 1)
+            decoded = self.autoencoder.decode(values * levels.step).float()
+        decoded = as_they_were(decoded, fields).clamp(-1, 1)
         bits = logistic_bits(values, mean, log_scale)
         pixels = video.shape[2] * video.shape[3] * video.shape[4]
         mse = (video - decoded).square().mean().item()

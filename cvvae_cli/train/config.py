@@ -84,6 +84,7 @@ class ObjectiveSection:
     highest_lambda: float = 0.003
     highest_quality: float = 1.0  # the trained level that becomes quality 10; quality 1 is level 0
     samples: Literal["mean", "log"] = "mean"  # what is averaged: losses, or their logarithms
+    plain_share: float = 0.0  # of samples whose frames are not moved onto each other, as for exact latents
     clip_frames: int = 48  # between two fresh starts of the coder: what the first frame's share is taken from
     initial_step: float = 0.9  # quantiser step of the principal components at the start, pixels in [-1, 1]
 

@@ -13,16 +13,20 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor
 
-from cvvae_cli.bitstream.anchors import AnchoredCoder
+from cvvae_cli.bitstream.anchors import AlignedCoder
+from cvvae_cli.bitstream.chunk import which_aligned
+from cvvae_cli.bitstream.flow import FREQUENCIES
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.models.compact import Compact
 from cvvae_cli.models.registry import NETWORK_PREFIX
+from cvvae_cli.train.aligned import onto_references
 from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import TrainConfig
 from cvvae_cli.train.data import ClipSampler, find_sources
+from cvvae_cli.train.flow import flow_frequencies
 from cvvae_cli.train.latents import LatentTrainee
 from cvvae_cli.train.motion import rounded_motion
-from cvvae_cli.train.prior import Levels, Rounder, fit_frequencies, interpolate
+from cvvae_cli.train.prior import CodedClip, Levels, Rounder, fit_frequencies, interpolate
 from cvvae_cli.train.sharpen import sharpen
 from cvvae_cli.train.trainee import Trainee
 from cvvae_cli.train.turn import turned
@@ -50,15 +54,16 @@ def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = 
     sharpen(prior, network, log_gain, log_step, sampler, config.sharpen)
     samples = list(training_latents(network, log_gain, log_step, sampler, clips))
     rounder = Rounder(prior)
-    for scaled, levels in samples[: len(samples) // 2]:
-        rounder.measure(scaled, levels)
+    for scaled, levels, fields in samples[: len(samples) // 2]:
+        rounder.measure(scaled, torch.from_numpy(which_aligned(fields))[None], levels)
     every = Levels.at(torch.linspace(0, 1, LAST_LEVEL - FIRST_LEVEL + 1), log_gain, log_step)
     motion = rounded_motion(prior.motion, every.gain.flatten(1), every.step.flatten(1))
-    listed = [(s[0].permute(1, 0, 2, 3).numpy(), level_number(levels.place)) for s, levels in samples]
-    tables = fit_frequencies(rounder.tables(), motion, listed, period=TABLE_FRAMES)
+    clips_of_levels = [coded_clip(*sample) for sample in samples]
+    tables = fit_frequencies(rounder.tables(), motion, clips_of_levels, period=TABLE_FRAMES)
     arrays = network_arrays(network) | tables.to_tensors() | motion.to_tensors()
     arrays |= {"quantizer.log_gain": log_gain.numpy(), "quantizer.log_step": log_step.numpy()}
-    write(path, arrays, config, network.config.to_dict(), AnchoredCoder.name)
+    arrays[FREQUENCIES] = flow_frequencies([fields for _, _, fields in samples])
+    write(path, arrays, config, network.config.to_dict(), AlignedCoder.name)
 
 
 def export_latents(trainee: LatentTrainee, config: TrainConfig, path: Path) -> None:
@@ -128,6 +133,12 @@ def scale_to_highest_level(coder: Coder) -> None:
     coder.log_gain.sub_(scale.log())
 
 
+def coded_clip(scaled: Tensor, levels: Levels, fields: np.ndarray) -> CodedClip:
+    """What `training_latents` gives, as tables are fitted to it; the first latent frame is of one frame."""
+    aligned = np.append(False, which_aligned(fields))
+    return CodedClip(scaled[0].permute(1, 0, 2, 3).numpy(), aligned, level_number(levels.place))
+
+
 def level_number(level: Tensor) -> int:
     """The number of a level in [0, 1], as headers have it."""
     return FIRST_LEVEL + round((LAST_LEVEL - FIRST_LEVEL) * level.item())
@@ -143,12 +154,12 @@ def to_stored_precision(network: Compact) -> Compact:
 @torch.inference_mode()
 def training_latents(
     network: Compact, log_gain: Tensor, log_step: Tensor, sampler: ClipSampler, clips: int
-) -> Iterator[tuple[Tensor, Levels]]:
-    """Latents (1, C, t, h, w) in cells, of clips larger and longer than those of training; their levels."""
+) -> Iterator[tuple[Tensor, Levels, np.ndarray]]:
+    """Of clips larger and longer than those of training: latents (1, C, t, h, w) in cells, levels, fields."""
     for number in range(clips):
-        video = sampler.batch(FIRST_STEP + number, 1, TABLE_FRAMES, TABLE_SIZE)
+        video, fields, _ = onto_references(sampler.batch(FIRST_STEP + number, 1, TABLE_FRAMES, TABLE_SIZE))
         levels = Levels.at(torch.tensor([number % TABLE_LEVELS / (TABLE_LEVELS - 1)]), log_gain, log_step)
-        yield network.encode(video) * levels.gain, levels
+        yield network.encode(video) * levels.gain, levels, fields
 
 
 def without_paths(config: TrainConfig) -> dict[str, object]:

@@ -39,26 +39,36 @@ LARGEST_SHIFT = 24
 
 
 class MotionPrediction(nn.Module):
-    """Latents → a coarse picture of the group's last frame → moved four times → latents."""
+    """Latents → a coarse picture of a group's end, or its reference → moved four times → latents."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.picture = nn.Conv2d(channels, NUMBERS, 3, padding=1)
         self.latents = nn.Linear(FRAMES * NUMBERS, channels)
 
-    def forward(self, before: Tensor, vectors: Tensor) -> Tensor:
-        """(N, C, h, w) and vectors (N, 2, rows, columns) → (N, C, h, w); in float32, autocast or not."""
+    def forward(self, before: Tensor, vectors: Tensor, aligned: Tensor) -> Tensor:
+        """(N, C, h, w) and vectors (N, 2, rows, columns) → (N, C, h, w); in float32, autocast or not.
+
+        `aligned` (N,) says of which the frames to come were moved onto one: they show one instant, not four.
+        """
         n, c, h, w = before.shape
         with torch.autocast(before.device.type, enabled=False):
-            latents = self.latents(self.numbers(before.float(), vectors))
+            latents = self.latents(self.numbers(before.float(), vectors, aligned))
         return latents.view(n, h, w, c).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
-    def numbers(self, before: Tensor, vectors: Tensor) -> Tensor:
+    def numbers(self, before: Tensor, vectors: Tensor, aligned: Tensor) -> Tensor:
         """What every latent position shows in the four frames: (N h w, 384)."""
-        cells = torch.ones_like(before[:, 0]).nonzero(as_tuple=True)
+        n, _, h, w = before.shape
         luma, chroma = self.planes(before)
-        parts = Moving(luma).at(cells, vectors), Moving(chroma, 2).at(cells, vectors)
-        return torch.cat([part.flatten(1) for part in parts], 1)
+        numbers = before.new_empty(n, h * w, FRAMES * NUMBERS)
+        for instants, which in ((1, aligned), (FRAMES, ~aligned)):
+            of_kind = which.nonzero()[:, 0]
+            cells = before.new_ones(len(of_kind), h, w).nonzero(as_tuple=True)
+            planes = ((luma[of_kind], 1), (chroma[of_kind], 2))
+            parts = (Moving(p, scale, instants).at(cells, vectors[of_kind]) for p, scale in planes)
+            each = [part.expand(-1, FRAMES, -1, -1).flatten(1) for part in parts]
+            numbers[of_kind] = torch.cat(each, 1).view(-1, h * w, FRAMES * NUMBERS)
+        return numbers.flatten(0, 1)
 
     def planes(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, h, w) → (N, 1, 8h, 8w) and (N, 2, 4h, 4w)."""
@@ -102,7 +112,8 @@ class MotionPrediction(nn.Module):
         for _, latents in clips:
             frames, vectors = latents[0].transpose(0, 1), self.vectors(latents)[0]
             rounded = frames[:-1].round()
-            expected.add(self.numbers(rounded, vectors), rows_of(frames[1:]))
+            plain = torch.zeros(len(rounded), dtype=torch.bool)
+            expected.add(self.numbers(rounded, vectors, plain), rows_of(frames[1:]))
         expected.write(self.latents)
 
 

@@ -1,4 +1,4 @@
-"""The prior of `prior-4` in floats, as training shapes it, and its rounding to integers."""
+"""The prior of `prior-5` in floats, as training shapes it, and its rounding to integers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cvvae_cli.bitstream.anchors import OFFSETS, AnchoredCoder, offset_tables
+from cvvae_cli.bitstream.anchors import OFFSETS, AlignedCoder, offset_tables
 from cvvae_cli.bitstream.context import PASSES
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, MotionTables
 from cvvae_cli.bitstream.prior import FEATURES, LARGEST, PRICE, TAPS, PriorTables
@@ -90,10 +90,13 @@ class LatentPrior(nn.Module):
         linear[2:, 1, :, 5:7] = 0.25
         self.linear = nn.Parameter(linear)
 
-    def forward(self, decoded: Tensor, vectors: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, decoded: Tensor, vectors: Tensor, aligned: Tensor, levels: Levels
+    ) -> tuple[Tensor, Tensor]:
         """Of decoded latents in cells, (B, C, t, h, w), from the start of a period.
 
-        Vectors are (B, t - 1, 2, rows, columns).
+        Vectors are (B, t - 1, 2, rows, columns); `aligned` (B, t - 1) says of which latent frames the frames
+        were moved onto one.
         """
         b, c, t, h, w = decoded.shape
 
@@ -102,7 +105,7 @@ class LatentPrior(nn.Module):
 
         nothing = torch.zeros_like(decoded[:, :, :1])
         earlier = torch.cat([nothing, decoded[:, :, :-1]], 2)
-        x, p, q = frames(decoded), frames(self.expected(decoded, vectors, levels)), frames(earlier)
+        x, p, q = frames(decoded), frames(self.expected(decoded, vectors, aligned, levels)), frames(earlier)
         kinds = torch.arange(t, device=x.device).clamp(max=2).repeat(b)
         trunk, spread = self.temporal(p, q, kinds, levels.place.repeat_interleave(t))
         features = [p, *around(p), q]
@@ -120,7 +123,9 @@ class LatentPrior(nn.Module):
         return back(means), back(scales)
 
     @torch.no_grad()
-    def decoded(self, scaled: Tensor, vectors: Tensor, levels: Levels, rounds: int = 1) -> Tensor:
+    def decoded(
+        self, scaled: Tensor, vectors: Tensor, aligned: Tensor, levels: Levels, rounds: int = 1
+    ) -> Tensor:
         """About what the coder makes of latents in cells, (B, C, t, h, w).
 
         It knows what it decoded before. Here all is found at once, from means that know what was found in
@@ -128,7 +133,7 @@ class LatentPrior(nn.Module):
         """
         decoded = scaled.round()
         for _ in range(rounds):
-            decoded = self.quantized(scaled, *self(decoded, vectors, levels), vectors)
+            decoded = self.quantized(scaled, *self(decoded, vectors, aligned, levels), vectors)
         return decoded
 
     def quantized(self, scaled: Tensor, mean: Tensor, log_scale: Tensor, vectors: Tensor) -> Tensor:
@@ -148,14 +153,15 @@ class LatentPrior(nn.Module):
             {"params": motion, "lr": MOTION_RATE * learning_rate},
         ]
 
-    def expected(self, decoded: Tensor, vectors: Tensor, levels: Levels) -> Tensor:
+    def expected(self, decoded: Tensor, vectors: Tensor, aligned: Tensor, levels: Levels) -> Tensor:
         """What each latent frame would be by the one before and motion alone; zeros for the first."""
         b, c, t, h, w = decoded.shape
         if t == 1:
             return torch.zeros_like(decoded)
         before = decoded[:, :, :-1]
         latents = (before * levels.step).transpose(1, 2).flatten(0, 1)
-        moved = self.motion(latents, vectors.flatten(0, 1)).view(b, t - 1, c, h, w).transpose(1, 2)
+        moved = self.motion(latents, vectors.flatten(0, 1), aligned.flatten())
+        moved = moved.view(b, t - 1, c, h, w).transpose(1, 2)
         expected = torch.where(resting(vectors, h, w), before, moved * levels.gain)
         return torch.cat([torch.zeros_like(decoded[:, :, :1]), expected], 2)
 
@@ -235,13 +241,13 @@ class Rounder:
         self.ranges: dict[str, Tensor] = {}
 
     @torch.inference_mode()
-    def measure(self, decoded: Tensor, levels: Levels) -> None:
+    def measure(self, decoded: Tensor, aligned: Tensor, levels: Levels) -> None:
         """Note the largest activations of each channel."""
         hooks = [
             layer.register_forward_pre_hook(lambda _, x, name=name: self._note(name, x[0]))
             for name, layer in self._inputs()
         ]
-        self.prior(decoded, self.prior.motion.vectors(decoded * levels.step), levels)
+        self.prior(decoded, self.prior.motion.vectors(decoded * levels.step), aligned, levels)
         for hook in hooks:
             hook.remove()
 
@@ -381,23 +387,33 @@ def rounded(
 
 
 def fit_frequencies(
-    tables: PriorTables, motion: MotionTables, clips: list[tuple[np.ndarray, int]], period: int
+    tables: PriorTables, motion: MotionTables, clips: list[CodedClip], period: int
 ) -> PriorTables:
-    """The tables with frequencies from latents in cells: (t, C, h, w) and the level of each clip.
+    """The tables with frequencies from clips.
 
     Twice, for what a coder chooses depends on what it takes the bits to be.
     """
     for part in (clips[::3], clips):
-        counts = sum(counts_of(AnchoredCoder(tables, motion, level), c, period) for c, level in part)
+        counts = sum(counts_of(AlignedCoder(tables, motion, clip.level), clip, period) for clip in part)
         tables = replace(tables, frequencies=frequencies_of(np.asarray(counts)))
     return tables
 
 
-def counts_of(coder: AnchoredCoder, scaled: np.ndarray, period: int) -> np.ndarray:
-    """How often each value of each table (tables, 256) is chosen for latents in cells, from frame 0 on."""
+@dataclass(frozen=True)
+class CodedClip:
+    """What tables are fitted to."""
+
+    scaled: np.ndarray  # latents in cells (t, C, h, w), from latent frame 0 on
+    aligned: np.ndarray  # bool (t,)
+    level: int  # as headers have it
+
+
+def counts_of(coder: AlignedCoder, clip: CodedClip, period: int) -> np.ndarray:
+    """How often each value of each table (tables, 256) is chosen."""
     counts = np.zeros(coder.frequencies.size)
-    for first in range(0, len(scaled), period):
-        for _, guess, residuals in coder.choose(scaled[first : first + period], ()).steps:
+    for first in range(0, len(clip.scaled), period):
+        of_period = slice(first, first + period)
+        for _, guess, residuals in coder.choose(clip.scaled[of_period], (), clip.aligned[of_period]).steps:
             flat = guess.tables.ravel().astype(np.int64) * ALPHABET + values_of(guess, residuals).ravel()
             counts += np.bincount(flat, minlength=counts.size)
     return counts.reshape(coder.frequencies.shape)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cvvae_cli.models.compact import Compact
+from cvvae_cli.train.aligned import onto_references
 from cvvae_cli.train.config import SharpenSection
 from cvvae_cli.train.data import ClipSampler
 from cvvae_cli.train.losses import add_noise, mean_after_first
@@ -41,13 +42,14 @@ def sharpen(
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / section.steps))
         torch.manual_seed(step)
         picked = [samples[i] for i in torch.randint(len(samples), (section.batch,)).tolist()]
-        latents, vectors = (torch.cat(parts) for parts in zip(*picked, strict=True))
+        latents, vectors, aligned = (torch.cat(parts) for parts in zip(*picked, strict=True))
         vectors = vectors.long()
         levels = Levels.at(torch.rand(section.batch), log_gain, log_step)
         scaled = latents.float() * levels.gain
         # a little noise before rounding: the same clips give ever new symbols
         scaled = scaled + section.jitter * (torch.rand_like(scaled) - 0.5)
-        mean, log_scale = prior(prior.decoded(scaled, vectors, levels, ROUNDS), vectors, levels)
+        known = prior.decoded(scaled, vectors, aligned, levels, ROUNDS)
+        mean, log_scale = prior(known, vectors, aligned, levels)
         noisy = add_noise(scaled, torch.rand_like(scaled))
         chosen = prior.quantized(scaled, mean, log_scale, vectors)
         rates = [logistic_bits(values, mean, log_scale) for values in (noisy, chosen)]
@@ -63,7 +65,8 @@ def sharpen(
 @torch.inference_mode()
 def encode_sample(
     prior: LatentPrior, network: Compact, sampler: ClipSampler, number: int, section: SharpenSection
-) -> tuple[Tensor, Tensor]:
-    """Latents of a clip, and how they move."""
-    latents = network.encode(sampler.batch(FIRST_STEP + number, 1, section.frames, section.size))
-    return latents.half(), prior.motion.vectors(latents).to(torch.int8)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents of a clip, how they move, and of which of them the frames were aligned."""
+    video, _, aligned = onto_references(sampler.batch(FIRST_STEP + number, 1, section.frames, section.size))
+    latents = network.encode(video)
+    return latents.half(), prior.motion.vectors(latents).to(torch.int8), aligned

@@ -87,6 +87,17 @@ def test_blocks_move_by_their_vectors_and_in_between_by_parts_of_them():
     assert (Moving(x).at(cells, vectors).view(BLOCK, 2 * BLOCK, 4, -1)[:, 0, 3] == 0).all()
 
 
+def test_what_was_aligned_moves_at_once():
+    x = torch.rand(1, 1, SIDE, 2 * SIDE, generator=torch.Generator().manual_seed(3))
+    vectors = torch.tensor([7, -5]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
+    cells = torch.ones(1, BLOCK, 2 * BLOCK).nonzero(as_tuple=True)
+    for scale in (1, 2):
+        planes = x[..., ::scale, ::scale]
+        once, always = Moving(planes, scale, 1).at(cells, vectors), Moving(planes, scale).at(cells, vectors)
+        assert once.shape == (len(cells[0]), 1, 1, (CELL // scale) ** 2)
+        assert torch.equal(once[:, 0], always[:, 3])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_every_vector_is_coded_once_and_after_the_neighbours_that_predict_it(rows, columns):

@@ -1,7 +1,7 @@
 """A reader of .cvl files written from FORMAT.md alone: plain Python, no numpy, nothing of cvvae_cli.
 
-`read(data, tables)` gives the header and the symbols as {(latent, channel, row, column): int}; of exact
-latents their bits.
+`read(data, tables)` gives the header, the symbols as {(latent, channel, row, column): int}, of exact latents
+their bits, and the fields as {(latent, frame 0, 1 or 3, row, column): (down, right)}.
 """
 
 import json
@@ -13,7 +13,7 @@ from itertools import accumulate
 
 def read(data, tables):
     assert data[:8] == b"\x89CVL\r\n\x1a\n"
-    header, symbols, past, place = None, {}, (), 8
+    header, symbols, fields, past, place = None, {}, {}, (), 8
     while place < len(data):
         tag, size = struct.unpack_from("<4sI", data, place)
         body = data[place : place + 8 + size]
@@ -32,19 +32,36 @@ def read(data, tables):
                 symbols |= read_exact(body[at:], header, first, count)
                 continue
             decode_frame = DECODERS[header["coder"]]
+            if header["coder"] == "prior-5":
+                size = int.from_bytes(body[at : at + 3], "little")
+                moved, at = body[at + 3 : at + 3 + size], at + 3 + size
+                ans = (
+                    Ans(struct.unpack(f"<{size // 4}I", moved), tables["flow.frequencies"]) if size else None
+                )
+                for t in range(first, first + count):
+                    fields |= {(t, *key): value for key, value in decode_fields(ans, header).items()}
             ans = Ans(struct.unpack(f"<{(len(body) - at) // 4}I", body[at:]), tables["frequencies"])
             for t in range(first, first + count):
                 past = () if t % header["period"] == 0 else past
-                frame = decode_frame(ans, header, tables, past)
+                is_aligned = any(vector != (0, 0) for key, vector in fields.items() if key[0] == t)
+                frame = decode_frame(
+                    ans, header, tables, past, **({"is_aligned": True} if is_aligned else {})
+                )
                 symbols |= {(t, *key): value for key, value in frame.items()}
                 past = (frame, *past[:1], *past[1:][-1:])  # the last two and the first of the period
-    return header, symbols
+    return header, symbols, fields
 
 
 def latent_size(header):
     channels, _, pixels = header["latent"]
     width, height = header["size"]
     return channels, -(-height // pixels), -(-width // pixels)
+
+
+def blocks(header):
+    """Rows and columns of blocks of 4x4 latent positions."""
+    _, h, w = latent_size(header)
+    return -(-h // 4), -(-w // 4)
 
 
 def read_exact(data, header, first, count):
@@ -218,13 +235,13 @@ def decode_prior_frame(ans, header, tables, past):
 def decode_motion_frame(ans, header, tables, past):
     p, q = {}, past[0] if past else {}
     if past:
-        vectors = decode_vectors(ans, header, len(tables["frequencies"]) - 11)
+        vectors = decode_vectors(ans, *blocks(header), len(tables["frequencies"]) - 11)
         p = expected(header, {k[7:]: v for k, v in tables.items() if k.startswith("motion.")}, q, vectors)
     bins = (len(tables["frequencies"]) - 11) // 3
     return decode_passes(ans, header, tables, min(2, len(past)), p, q, 4, bins)
 
 
-def decode_anchored_frame(ans, header, tables, past):
+def decode_anchored_frame(ans, header, tables, past, is_aligned=False):
     channels, h, w = latent_size(header)
     first_vectors = len(tables["frequencies"]) - channels - 12
     if past:
@@ -237,7 +254,7 @@ def decode_anchored_frame(ans, header, tables, past):
         offsets = decode_plainly(ans, wanted)
         places = [(c, y, x) for c in range(channels) for y in range(h) for x in range(w)]
         anchors = {(c, y, x): 2 * offsets.get((c, y // 8, x // 8), 0) for c, y, x in places}
-    return decode_centered_frame(ans, header, tables, past, first_vectors, anchors)
+    return decode_centered_frame(ans, header, tables, past, first_vectors, anchors, is_aligned)
 
 
 def decode_plainly(ans, wanted):
@@ -246,13 +263,13 @@ def decode_plainly(ans, wanted):
     return {place: values[place] - 127 if values[place] != 255 else ans.raw() - 65536 for place, _ in wanted}
 
 
-def decode_centered_frame(ans, header, tables, past, first_vectors=None, anchors=None):
+def decode_centered_frame(ans, header, tables, past, first_vectors=None, anchors=None, is_aligned=False):
     p, q, moving = {}, past[0] if past else {}, set()
     first_vectors = first_vectors or len(tables["frequencies"]) - 11
     if past:
-        vectors = decode_vectors(ans, header, first_vectors)
+        vectors = decode_vectors(ans, *blocks(header), first_vectors)
         motion = {k[7:]: v for k, v in tables.items() if k.startswith("motion.")}
-        p = expected(header, motion, q, vectors, 4)
+        p = expected(header, motion, q, vectors, 4, is_aligned)
         _, h, w = latent_size(header)
         moving = {(y, x) for y in range(h) for x in range(w) if vectors[y // 4, x // 4] != (0, 0)}
     kind, bins = min(2, len(past)), first_vectors // 4
@@ -265,13 +282,29 @@ DECODERS = {
     "prior-2": decode_motion_frame,
     "prior-3": decode_centered_frame,
     "prior-4": decode_anchored_frame,
+    "prior-5": decode_anchored_frame,
 }
 
 
-def decode_vectors(ans, header, first_table):
-    """{(row, column of a block): (down, right)}"""
+def decode_fields(ans, header):
+    """Of a latent frame: {(frame, row, column): (down, right)}"""
     _, h, w = latent_size(header)
-    rows, columns = -(-h // 4), -(-w // 4)
+    rows, columns = -(-h // 2), -(-w // 2)
+    places = [(y, x) for y in range(rows) for x in range(columns)]
+    holds = decode_plainly(ans, [(part, part) for part in range(3)]) if ans else {0: 0, 1: 0, 2: 0}
+    nothing = dict.fromkeys(places, (0, 0))
+    parts = [decode_vectors(ans, rows, columns, 14 if p else 3) if holds[p] else nothing for p in range(3)]
+    fields = {}
+    for at in places:
+        a, b, c = (part[at] for part in parts)
+        fields[1, *at] = a
+        fields[3, *at] = b[0] - a[0], b[1] - a[1]
+        fields[0, *at] = c[0] + 2 * a[0], c[1] + 2 * a[1]
+    return fields
+
+
+def decode_vectors(ans, rows, columns, first_table):
+    """{(row, column of a block): (down, right)}"""
     known = {}
     steps = [(0, 0, 16, ())]
     for s in (8, 4, 2, 1):
@@ -301,7 +334,7 @@ def decode_vectors(ans, header, first_table):
     return known
 
 
-def expected(header, motion, before, vectors, bits=0):
+def expected(header, motion, before, vectors, bits=0, is_aligned=False):
     """A latent frame by the one before, in 2^-bits, and its motion alone, in 1/16."""
     channels, h, w = latent_size(header)
     step, gain = (motion[name][header["level"] - 10] for name in ("step", "gain"))
@@ -334,9 +367,9 @@ def expected(header, motion, before, vectors, bits=0):
                 continue
             numbers = []
             for kinds, size in (((0,), 8), ((1, 2), 4)):
-                for k in (1, 2, 3, 4):
+                for k in (4, 4, 4, 4) if is_aligned else (1, 2, 3, 4):
                     half = 8 // size
-                    a, b = (((v * k + 2 * half) // (4 * half)) for v in (down, right))
+                    a, b = ((v * k + 2 * half) // (4 * half) for v in (down, right))
                     for plane in kinds:
                         for j in range(size):
                             for i in range(size):

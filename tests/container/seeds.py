@@ -9,10 +9,11 @@ import numpy as np
 from tiny import GOLDEN, tiny_spec
 
 from cvvae_cli import store
-from cvvae_cli.bitstream.anchors import AnchoredCoder
-from cvvae_cli.bitstream.chunk import ChunkCoder, LatentCoder, QuantizedCoder
+from cvvae_cli.bitstream.anchors import AlignedCoder, AnchoredCoder
+from cvvae_cli.bitstream.chunk import ChunkCoder, CoderWithFields, LatentCoder, QuantizedCoder
 from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
+from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
 from cvvae_cli.bitstream.prior import PriorCoder, PriorTables
 from cvvae_cli.bitstream.quantize import Quantizer
@@ -26,12 +27,13 @@ def coders() -> dict[str, LatentCoder]:
     """By their names in headers."""
     if GOLDEN not in store.WEIGHTS_FOLDERS:
         store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
-    weights, levelled, moving, centered, anchored = (Weights(tiny_spec(n)) for n in range(1, 6))
+    weights, levelled, moving, centered, anchored, aligned = (Weights(tiny_spec(n)) for n in range(1, 7))
     context = ChunkCoder(ContextCoder(ContextTables.from_tensors(weights.arrays)), 8)
     prior = ChunkCoder(PriorCoder(PriorTables.from_tensors(levelled.arrays), 85), 8)
     motion = ChunkCoder(MotionCoder.of_model(moving.arrays, 85), 8)
     mean = CenteredCoder.of_model(centered.arrays, 85)
     anchor = AnchoredCoder.of_model(anchored.arrays, 85)
+    steady = AlignedCoder.of_model(aligned.arrays, 85)
     exact: dict[str, LatentCoder] = {name: ExactCoder(dtype) for name, dtype in EXACT_TYPES.items()}
     return exact | {
         "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
@@ -42,6 +44,11 @@ def coders() -> dict[str, LatentCoder]:
         ),
         "prior-4": QuantizedCoder(
             Quantizer(*anchored.gain_and_step(85), anchor.symbol_bits), ChunkCoder(anchor, 8)
+        ),
+        "prior-5": CoderWithFields(
+            Quantizer(*aligned.gain_and_step(85), steady.symbol_bits),
+            ChunkCoder(steady, 8),
+            FlowCoder.of_model(aligned.arrays),
         ),
     }
 

@@ -11,8 +11,16 @@ from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.exact import to_words
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.stream import Engine
+from cvvae_cli.flow.field import OTHERS
+from cvvae_cli.flow.refinement import to_parts
 
-MODELS = {"prior": 2, "motion": 3, "centered": 4, "anchored": 5}  # the tiny model of each but the first
+MODELS = {
+    "prior": 2,
+    "motion": 3,
+    "centered": 4,
+    "anchored": 5,
+    "aligned": 6,
+}  # the tiny model of each but the first
 GOLDENS = sorted(path.stem for path in GOLDEN.glob("*.cvl"))
 
 
@@ -43,12 +51,21 @@ def test_a_golden_file_gives_its_latents_and_frames(tiny, engine, name):
 
 
 @pytest.mark.parametrize("name", GOLDENS)
-def test_a_reader_written_from_the_specification_gives_the_same_symbols(name):
+def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, name):
     number = MODELS.get(name.removeprefix("v1.0-"), 1)
     arrays = load_file(GOLDEN / f"tiny-{number}.safetensors")
     tables = {k.removeprefix("coder.").removeprefix("prior."): v.tolist() for k, v in arrays.items()}
-    header, symbols = read((GOLDEN / f"{name}.cvl").read_bytes(), tables)
+    header, symbols, fields = read((GOLDEN / f"{name}.cvl").read_bytes(), tables)
     expected = np.load(GOLDEN / f"{name}.npz")["values"]
+    if "aligned" in name:
+        with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
+            chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
+            found = np.concatenate([chunk.fields for chunk in chunks])
+        vectors = np.moveaxis(found, 2, -1).tolist()
+        assert fields == {
+            (t, OTHERS[k], y, x): tuple(vectors[t][k][y][x])
+            for t, k, y, x in np.ndindex(*found[:, :, 0].shape)
+        }
     if "exact" in name:
         expected = to_words(expected, "bf16").transpose(1, 0, 2, 3)
     assert header["size"] == [52, 34]
@@ -62,6 +79,11 @@ def test_the_golden_files_use_what_the_format_has(tiny, name):
         assert "context" not in name or np.abs(np.diff(symbols, axis=0)).max() > 2 * 127  # escapes
         is_whole = symbols % 16 == 0
         assert "centered" not in name or 0.02 < is_whole.mean() < 0.98  # some parts move, some rest
+        if "aligned" in name:
+            chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
+            parts = to_parts(np.concatenate([c.fields for c in chunks]))
+            shares = [(parts[:, k] != 0).mean() for k in range(3)]
+            assert 0.02 < min(shares) <= max(shares) < 0.98, shares  # every part is used, and left out
         assert "anchored" not in name or 0.1 < is_whole[0].mean() < 0.9  # some areas have offsets, some not
         assert cvl.num_latents > cvl.header.period  # the coder starts fresh in the middle
         assert cvl.num_latents % cvl.header.chunk  # the last chunk is short

@@ -113,6 +113,38 @@ def test_timestamps_travel_with_their_frames(engine):
     assert np.array_equal(back, pts)
 
 
+def encode_aligned(engine, rgb, first_latent=0, batch=8):
+    return list(engine.encode_stream(batches_of(rgb, batch), first_latent, aligns=True))
+
+
+@pytest.mark.parametrize("busy", [1, 10**9], ids=["groups of 1", "groups of 4"])
+def test_aligned_chunks_hold_what_moved_wherever_a_job_starts(engine, tiny, monkeypatch, busy):
+    monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", busy)
+    chunks, late = encode_aligned(engine, CLIP), encode_aligned(engine, CLIP[13:], 4, batch=3)
+    fields = np.concatenate([c.fields for c in chunks])
+    assert fields.dtype == np.int16
+    assert fields.shape == (12, 3, 2, 4, 5)
+    assert fields.any()
+    assert np.array_equal(np.concatenate([c.fields for c in late]), fields[4:])
+    whole, from_middle = (np.concatenate([c.latents for c in part], 1) for part in (chunks, late))
+    assert np.array_equal(from_middle[:, tiny.encode_context :], whole[:, 4 + tiny.encode_context :])
+    frames = decode(engine, chunks)
+    assert not np.array_equal(frames, decode(engine, [replace(c, fields=None) for c in chunks]))
+    for wanted in (range(1), range(17, 31), range(44, 45)):
+        part = np.concatenate([b.rgb for b in engine.decode_stream(chunks, 72, 56, wanted)])
+        assert np.array_equal(part, frames[wanted.start : wanted.stop])
+
+
+def test_aligned_latents_of_what_rests_are_those_of_any_other(engine):
+    still = np.repeat(CLIP[:1], 9, 0)
+    (plain, _), aligned = encode(engine, still), encode_aligned(engine, still)
+    assert plain[0].fields is None
+    for a, b in zip(aligned, plain, strict=True):
+        assert not a.fields.any()
+        assert np.array_equal(a.latents, b.latents)
+    assert np.array_equal(decode(engine, aligned), decode(engine, plain))
+
+
 class Overflowing(torch.nn.Module):
     """Gives infinity in every number type but fp32."""
 

@@ -24,6 +24,7 @@ from cvvae_cli.bench.dataset import Clip, Protocol, find_clips
 from cvvae_cli.bench.measure import in_step, measure
 from cvvae_cli.bench.rates import at_quality
 from cvvae_cli.bench.summary import as_markdown, curves
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.container.writer import CvlWriter
 from cvvae_cli.engine.device import choose_placement
@@ -51,7 +52,8 @@ def bench(data: Path, model: str) -> dict[str, Any]:
 def rounding_loss(data: Path, model: str) -> tuple[float, float]:
     """PSNR that the highest quality loses against latents that are not rounded, in dB.
 
-    First against those of the very level, gain times step; then against those of `--exact fp32`.
+    First against those of the very level, gain times step, of the same frames, moved or not; then against
+    those of `--exact fp32`.
     """
     spec = find_model(model)
     weights = Weights(spec)
@@ -63,18 +65,21 @@ def rounding_loss(data: Path, model: str) -> tuple[float, float]:
         clip = Clip(source, Protocol(frames=FRAMES, resize=SIZE))
         found = []
         with tempfile.TemporaryDirectory() as folder:
-            for options in (EncodeOptions(quality=10), EncodeOptions(exact="fp32")):
-                path = Path(folder) / f"{options.exact}.cvl"
-                header = codec.header_for(clip, None, NOTHING_BESIDE, engine, weights, options)
-                cvl = CvlWriter(path.open("wb"), header)
-                for _ in codec.write_cvl(cvl, clip, NOTHING_BESIDE, engine, weights):
-                    pass
-                for factor in (scaled, 1.0) if options.exact else (1.0,):
-                    with open_cvl(path) as written:
-                        chunks = read_latents(written, weights)
-                        chunks = (replace(chunk, latents=chunk.latents * factor) for chunk in chunks)
-                        frames = engine.decode_stream(chunks, *written.header.size)
-                        psnr = measure(in_step(clip, frames), ["psnr_db"], MetricOptions()).values["psnr_db"]
+            path = Path(folder) / "rounded.cvl"
+            header = codec.header_for(clip, None, NOTHING_BESIDE, engine, weights, EncodeOptions(quality=10))
+            cvl = CvlWriter(path.open("wb"), header)
+            for _ in codec.write_cvl(cvl, clip, NOTHING_BESIDE, engine, weights):
+                pass
+            with open_cvl(path) as written:
+                aligns = ENTROPY_CODERS[header.coder].takes_fields
+                unrounded = engine.encode_stream(clip, aligns=aligns)
+                for chunks in (
+                    read_latents(written, weights),
+                    (replace(chunk, latents=chunk.latents * scaled) for chunk in unrounded),
+                    engine.encode_stream(clip),
+                ):
+                    frames = engine.decode_stream(chunks, *header.size)
+                    psnr = measure(in_step(clip, frames), ["psnr_db"], MetricOptions()).values["psnr_db"]
                     found.append(psnr or 0.0)
         losses.append([found[1] - found[0], found[2] - found[0]])
     of_level, as_they_are = np.mean(losses, axis=0)

@@ -10,7 +10,8 @@ import torch
 from safetensors.numpy import load_file
 from tiny import moving_picture
 
-from cvvae_cli.bitstream.anchors import AnchoredCoder
+from cvvae_cli.bitstream.anchors import AlignedCoder
+from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.prior import as_plane
 from cvvae_cli.bitstream.residuals import Beside
 from cvvae_cli.errors import ConfigError
@@ -115,10 +116,13 @@ def test_the_exported_file_holds_all_that_a_codec_needs(config, tmp_path):
     export_coder(run.average, config, tmp_path / "w.safetensors", clips=3)
     arrays = load_file(tmp_path / "w.safetensors")
     scaled = np.random.default_rng(0).normal(0, 100, (2, 4, 5, 6)).astype(np.float32)
-    coder = AnchoredCoder.of_model(arrays, 55)
+    coder = AlignedCoder.of_model(arrays, 55)
     plan = coder.choose(scaled, ())
     assert np.array_equal(coder.decode(coder.pack(plan), scaled.shape, ()), plan.symbols)
-    assert find_model_or_file(str(tmp_path / "w.safetensors")).coder == "prior-4"
+    assert find_model_or_file(str(tmp_path / "w.safetensors")).coder == "prior-5"
+    fields = np.random.default_rng(1).integers(-9, 9, (4, 3, 2, 3, 3)).astype(np.int16)
+    flow = FlowCoder.of_model(arrays)
+    assert np.array_equal(flow.decode_fields(flow.encode_fields(fields), (4, 3, 3)), fields)
     assert arrays["quantizer.log_gain"].shape == arrays["quantizer.log_step"].shape == (4, 4)
     assert all(a.dtype == np.float16 for n, a in arrays.items() if n.startswith("network."))
     assert str(tmp_path).encode() not in (tmp_path / "w.safetensors").read_bytes()  # no path of this machine
@@ -236,7 +240,7 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
     tables = fit_frequencies(rounder.tables(), motion, clips, period=9)
     integer, chosen, decoded = 0.0, [], []
     for clip, level in clips:
-        coder = AnchoredCoder(tables, motion, level)
+        coder = AlignedCoder(tables, motion, level)
         plan = coder.choose(clip, ())
         planes = [as_plane(frame, torch.device("cpu")) for frame in plan.symbols]
         wanted = [as_plane(frame, torch.device("cpu")) for frame in clip]
