@@ -19,7 +19,7 @@ from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.errors import ConfigError, CorruptFileError, UnknownModelError, UnreadableSourceError
 from cvvae_cli.interchange.exports import export_file
 from cvvae_cli.interchange.imports import import_file
-from cvvae_cli.latents import read_latents
+from cvvae_cli.latents import model_of, read_latents
 from cvvae_cli.models.registry import MODELS, Weights
 from cvvae_cli.options import DecodeOptions, EncodeOptions
 from cvvae_cli.video.reader import open_source
@@ -246,3 +246,18 @@ def test_the_commands(cvvae, clip, tmp_path):
     done = cvvae("encode", clip, "other.cvl", "--exact", "int8")
     assert done.returncode == 1
     assert done.stderr.startswith("error: latents cannot be kept as 'int8'")
+
+
+def test_latents_of_aligned_frames_are_not_exported_but_those_of_no_align_are(tiny, clip, tmp_path):
+    options = EncodeOptions(model="tiny-6", quality=8, dtype="fp32", device="cpu")
+    encode_file(clip, tmp_path / "aligned.cvl", options)
+    with pytest.raises(ConfigError, match="moved onto each other") as error:
+        export_file(tmp_path / "aligned.cvl", tmp_path / "out.npz")
+    assert "--no-align" in error.value.hint
+    assert not (tmp_path / "out.npz").exists()
+    encode_file(clip, tmp_path / "plain.cvl", replace(options, align=False))
+    assert export_file(tmp_path / "plain.cvl", tmp_path / "out.npz").frames == 30
+    with open_cvl(tmp_path / "plain.cvl") as cvl:
+        assert cvl.header.coder == "prior-4"
+        _, weights = model_of(cvl.header)
+        assert all(chunk.fields is None for chunk in read_latents(cvl, weights))

@@ -133,7 +133,10 @@ def make_prior_weights() -> None:
     clips = [
         torch.from_numpy(moving_picture(33, 64, 64, seed)).permute(3, 0, 1, 2)[None] for seed in range(8)
     ]
-    aligned = [onto_references(c.contiguous().float() / 127.5 - 1) for c in clips]
+    aligned = [  # every other one stays as it is
+        onto_references(c.contiguous().float() / 127.5 - 1, torch.tensor([number % 2 == 1]))
+        for number, c in enumerate(clips)
+    ]
     latents = [network.encode(video) for video, _, _ in aligned]
     plain = [(c.float() / 127.5 - 1, network.encode(c.float() / 127.5 - 1)) for c in clips]
     torch.manual_seed(0)

@@ -276,7 +276,7 @@ def test_damaged_symbols_never_crash(coder):
             coder.decode(wrong, (2, 4, 6, 6), ())
 
 
-@pytest.mark.parametrize("name", [n for n in CODERS if n != "prior-5"])  # whose tables know no rest
+@pytest.mark.parametrize("name", CODERS)
 def test_an_easy_picture_costs_less_than_its_entropy_per_channel(name, tiny):
     """Context pays: fewer bits than the best fixed table of each channel could give."""
     import torch

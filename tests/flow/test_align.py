@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.flow import align, estimate
 from cvvae_cli.flow.field import LARGEST, SPACING, UNIT, dense, field_size, inverse, moved
-from cvvae_cli.flow.refinement import from_parts, thinned, to_parts
+from cvvae_cli.flow.refinement import estimated_bits, from_parts, thinned, to_parts
+from cvvae_cli.train.flow import flow_frequencies
 
 
 def texture(height, width, seed=0):
@@ -107,3 +109,38 @@ def test_gradients_pass_through_what_is_moved_back():
     aligned.requires_grad_(True)
     align.restore(aligned, fields).square().sum().backward()
     assert (aligned.grad.abs().sum((0, 1, 3, 4)) > 0).all()
+
+
+def test_what_rests_behind_something_that_moves_is_not_dragged_along():
+    def gray(height, width, seed):
+        return texture(height, width, seed)[:1].expand(3, -1, -1) * 1.5
+
+    behind = gray(96, 160, 1)
+    frames = []
+    for step in range(4):
+        frame = behind.clone()
+        frame[:, 40:72, 32 + 4 * step : 80 + 4 * step] = gray(32, 48, 5)
+        frames.append(frame)
+    luma = align.brightness(torch.stack(frames, 1)[None])
+    fields = align.find(luma)
+    rests = np.abs(fields[0][..., [0, 1, 5], :]).max(1)
+    assert (rests <= UNIT).mean() > 0.95  # far above and below
+    square = fields[0, :, 1, 2:4, 3:5]
+    assert np.allclose(np.median(square, (1, 2)), UNIT * 4 * np.array([2, 1, -1]), atol=2 * UNIT)
+
+
+def test_a_group_that_gains_nothing_stays_as_it_is():
+    pan, noise = panning((0, 3, 6, 9)), torch.randn(1, 3, 4, 96, 128).clamp(-1, 1)
+    video = torch.cat([noise, pan], 2)
+    aligned, fields = align.align(video)
+    assert fields[1].any()
+    assert not fields[0].any()
+    assert torch.equal(aligned[:, :, :4], noise)
+
+
+def test_bits_of_fields_are_estimated_near_what_they_take():
+    _, fields = align.align(panning((0, 2, 7, 9), 240, 320))
+    flow = FlowCoder(flow_frequencies([fields]))
+    taken, about = 8 * len(flow.encode_fields(fields)), estimated_bits(fields[0])
+    assert fields.any()
+    assert about / 2.5 < taken < 2.5 * about + 64
