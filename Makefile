@@ -64,7 +64,7 @@ graphics: $(READY) ## Draw clips of text and full colours, and measure the defau
 	$(BIN)/cvvae bench --dataset runs/drawn -q 1,4,7,10 --baseline x264:medium --metrics psnr_db
 
 train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact.
-	$(BIN)/cvvae train --recipe compact-7 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-7.safetensors --force
+	$(BIN)/cvvae train --recipe compact-8 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-8.safetensors --force
 
 compat: $(READY) ## Measure compact-flux2 against the image VAE at IMAGE_VAE (ten minutes).
 	$(BIN)/python tests/tools/compat.py report $(DATA) $(IMAGE_VAE) $(COMPAT)

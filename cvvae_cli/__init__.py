@@ -3,6 +3,7 @@
     video  →  frames  →  latents  →  bitstream  →  file
     video/    types      models/     bitstream/    container/
                          engine/
+                         flow/
 
 `codec` joins the rooms; `cli` is the command; `metrics` measures; `train` makes weights. Imports point
 downward only. The names below load their rooms, and torch, when they are first used.

@@ -22,8 +22,8 @@ RECIPES = Path(__file__).parent.parent / "train" / "recipes"
 
 def train(
     recipe: Annotated[
-        str, typer.Option(help="A recipe that ships, such as compact-7, or a TOML file.")
-    ] = "compact-7",
+        str, typer.Option(help="A recipe that ships, such as compact-8, or a TOML file.")
+    ] = "compact-8",
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of videos, frame folders and photos; may be repeated.")
     ] = None,

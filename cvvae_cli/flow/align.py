@@ -16,11 +16,11 @@ from cvvae_cli.flow.refinement import estimated_bits, thinned
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 AREA = 8  # pixels in each direction whose errors count together
 # What alignment gives, fitted to rates of training clips with it and without (weights/README.md, compact-8):
-GAIN = 0.35  # logarithm of bits for every halving of what frames differ by
-LEAST_GAIN = 0.25  # halvings, below which it is not worth it
-LOSS = 0.6  # logarithm of bits for every doubling of the error
+GAIN = 0.49  # logarithm of bits for every halving of what frames differ by
+LEAST_GAIN = 0.1  # halvings, below which it is not worth it
+LOSS = 0.3  # logarithm of bits for every doubling of the error
 CODED = 100.0  # squared levels: about that error without what alignment adds
-RATE = 0.03  # bits per pixel, beside which those of fields count
+RATE = 0.02  # bits per pixel, beside which those of fields count
 
 
 @torch.no_grad()

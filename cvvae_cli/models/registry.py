@@ -169,6 +169,13 @@ MODELS: dict[str, ModelSpec] = {
             40,
             0.34,
         ),
+        codec_spec(
+            "compact-8",
+            "6d09a9af99347753b66fbfaf4800c109d87292f78a46b89e9ce3f54ccfd7561e",
+            "prior-5",
+            40,
+            0.34,
+        ),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
         latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
@@ -190,7 +197,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-7", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-8", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:

@@ -15,6 +15,7 @@ from cvvae_cli.bitstream.residuals import Beside, Plan
 from cvvae_cli.bitstream.vectors import BLOCK, CELL, Moving, search, still
 from cvvae_cli.errors import CorruptFileError, WeightsError
 from cvvae_cli.models.registry import Weights, find_model
+from cvvae_cli.train.aligned import onto_references
 
 ARRAYS = load_file(GOLDEN / "tiny-3.safetensors")
 SIDE = BLOCK * CELL
@@ -165,3 +166,16 @@ def test_unfit_tables_are_refused():
     for name in ("picture", "latents", "shift", "step"):
         with pytest.raises(WeightsError):
             MotionTables.from_tensors(ARRAYS | {f"motion.{name}": ARRAYS[f"motion.{name}"][:1]})
+
+
+def test_frames_that_were_aligned_cost_fewer_bits_and_fewest_if_the_coder_knows():
+    network, coder, quantizer = compact()
+    scene = picture(128, 256).repeat(3, 1, 1)
+    panned = torch.stack([scene.roll(3 * t, 2) for t in range(17)], 1)[None]
+    moved, _, aligned = onto_references(panned)
+    assert aligned.all()
+    with torch.inference_mode():
+        plain, onto_one = (quantizer.scale(network.encode(x)[0].numpy()) for x in (panned, moved))
+    known = len(coder.pack(coder.choose(onto_one, (), np.append(False, aligned[0].numpy()))))
+    assert known < 0.97 * len(coder.pack(coder.choose(onto_one, ())))
+    assert known < 0.9 * len(coder.pack(coder.choose(plain, ())))

@@ -34,6 +34,7 @@ from cvvae_cli.train.loop import learning_rate_factor, stage_at, train
 from cvvae_cli.train.losses import lambda_of, mean_of_samples, rate_distortion, through
 from cvvae_cli.train.motion import rounded_motion
 from cvvae_cli.train.prior import (
+    CodedClip,
     LatentPrior,
     Levels,
     Rounder,
@@ -222,28 +223,28 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
     anchors = torch.zeros(4, 4)
     levels = Levels.at(torch.linspace(0, 1, 12), anchors, anchors)
     prior = LatentPrior(4, width=16)
-    vectors = prior.motion.vectors(walk)
+    vectors, aligned = prior.motion.vectors(walk), torch.rand(12, 8) < 0.5
     optimizer = torch.optim.Adam(prior.groups(5e-3))
     for _ in range(120):
-        estimate = prior(prior.decoded(walk, vectors, levels), vectors, levels)
+        estimate = prior(prior.decoded(walk, vectors, aligned, levels), vectors, aligned, levels)
         logistic_bits(prior.quantized(walk, *estimate, vectors), *estimate).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     prior.requires_grad_(False)
     rounder = Rounder(prior)
-    rounder.measure(walk[::2], Levels.at(levels.place[::2], anchors, anchors))
+    rounder.measure(walk[::2], aligned[::2], Levels.at(levels.place[::2], anchors, anchors))
     motion = rounded_motion(prior.motion, *torch.ones(2, 91, 4))
     clips = [
-        (s.permute(1, 0, 2, 3).numpy(), 10 + round(90 * place))
-        for s, place in zip(walk, levels.place.tolist(), strict=True)
+        CodedClip(s.permute(1, 0, 2, 3).numpy(), np.append(False, each), 10 + round(90 * place))
+        for s, each, place in zip(walk, aligned.numpy(), levels.place.tolist(), strict=True)
     ]
     tables = fit_frequencies(rounder.tables(), motion, clips, period=9)
     integer, chosen, decoded = 0.0, [], []
-    for clip, level in clips:
-        coder = AlignedCoder(tables, motion, level)
-        plan = coder.choose(clip, ())
+    for clip in clips:
+        coder = AlignedCoder(tables, motion, clip.level)
+        plan = coder.choose(clip.scaled, (), clip.aligned)
         planes = [as_plane(frame, torch.device("cpu")) for frame in plan.symbols]
-        wanted = [as_plane(frame, torch.device("cpu")) for frame in clip]
+        wanted = [as_plane(frame, torch.device("cpu")) for frame in clip.scaled]
         pairs = zip(planes, wanted[1:], strict=False)
         chosen.append([coder.search(coder.motion.picture(a), b) for a, b in pairs])
         decoded.append((plan.symbols / 16).transpose(1, 0, 2, 3).astype(np.float32))
@@ -252,11 +253,11 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
         )
     fields, values = torch.from_numpy(np.array(chosen)).long(), torch.from_numpy(np.array(decoded))
     assert 0.05 < (fields == 0).all(2).float().mean() < 0.95  # some blocks move, some do not
-    exact = logistic_bits(values, *prior(values, fields, levels)).sum().item()
+    exact = logistic_bits(values, *prior(values, fields, aligned, levels)).sum().item()
     assert integer < 1.01 * exact
     restored = LatentPrior(4, width=16)
     restore_prior(restored, tables, motion, np.ones(4))
-    again = logistic_bits(values, *restored(values, fields, levels)).sum().item()
+    again = logistic_bits(values, *restored(values, fields, aligned, levels)).sum().item()
     assert again == pytest.approx(exact, rel=0.005)
 
 
@@ -280,11 +281,12 @@ def test_unrounded_latents_are_scaled_as_those_of_the_highest_level(config):
     for parameter in (coder.log_gain, coder.log_step, coder.autoencoder.encoder.head.weight):
         parameter.data += 0.3 * torch.randn(parameter.shape)
     video, place = torch.rand(1, 3, 9, 48, 48) * 2 - 1, torch.tensor([0.7])
+    aligned = torch.tensor([[False, True]])
 
     def seen():
         latents, levels = coder.autoencoder.encode(video), coder.levels(place)
         symbols, vectors = (latents * levels.gain).round(), torch.full((1, 2, 2, 2, 2), 3)
-        return symbols, symbols * levels.step, coder.prior.expected(symbols, vectors, levels)
+        return symbols, symbols * levels.step, coder.prior.expected(symbols, vectors, aligned, levels)
 
     with torch.inference_mode():
         before = seen()
