@@ -176,17 +176,18 @@ class Trial:
         following = later / count if count else start
         latents = spec.geometry.num_latents(self.frames)
         starts = -(-latents // spec.period)
-        bits = starts * start + (latents - starts) * (following + self.bits_of_fields)
+        bits = starts * start + (latents - starts) * following + (latents - 1) * self.bits_of_fields
         return float(bits / (self.frames * self.pixels))
 
     @cached_property
     def bits_of_fields(self) -> float:
-        """Of a latent frame; the same at all levels."""
+        """Of a latent frame but the first, which stands for one frame; the same at all levels."""
         if not ENTROPY_CODERS[self.engine.spec.coder].takes_fields:
             return 0.0
         flow = FlowCoder.of_model(self.weights.arrays)
         fields = [c.fields for sample in self.samples for c in sample.chunks if c.fields is not None]
-        return 8 * sum(len(flow.encode_fields(f)) for f in fields) / sum(map(len, fields))
+        moved = sum(len(flow.encode_fields(f)) for f in fields if f.any())
+        return 8 * moved / max(1, sum(map(len, fields)) - len(self.samples))
 
     def _coder(self, level: int) -> ResidualCoder:
         kind = ENTROPY_CODERS[self.engine.spec.coder]

@@ -9,6 +9,7 @@ import pytest
 from tiny import batches_of, moving_picture
 from video.sources import Kind, write_source
 
+from cvvae_cli.bitstream.chunk import cut
 from cvvae_cli.codec import decode_file, encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.device import choose_placement
@@ -18,7 +19,7 @@ from cvvae_cli.latents import bits_by_channel, latent_coder, model_of
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.options import DecodeOptions, EncodeOptions, Target
-from cvvae_cli.targets import first_true
+from cvvae_cli.targets import Trial, first_true, take_samples
 from cvvae_cli.video.reader import open_source
 from cvvae_cli.video.writer import OutputOptions
 
@@ -130,3 +131,17 @@ def test_periods_encoded_apart_give_the_bytes_of_the_whole(tmp_path, tiny, lossl
         for number, chunk in enumerate(chunks, first):
             if number >= start:
                 assert coder.encode(number * spec.chunk_latents, chunk.latents) == whole[number], number
+
+
+def test_what_samples_need_counts_the_vectors_of_aligned_groups(tiny, lossless, tmp_path):
+    source = lossless(moving_picture(17, 64, 48, seed=11))
+    encode_file(source, tmp_path / "out.cvl", replace(OPTIONS, model="tiny-6"))
+    spec = find_model("tiny-6")
+    weights = Weights(spec)
+    engine = make_engine(spec, weights.build, choose_placement("cpu", "fp32"))
+    with open_source(source) as video:
+        trial = Trial(*take_samples(video, engine), engine, weights)
+    with open_cvl(tmp_path / "out.cvl") as cvl:
+        moved = sum(len(cut(cvl.read_chunk(number).symbols)[0]) for number in range(len(cvl.index)))
+        assert moved > 0
+        assert trial.bits_of_fields * (cvl.num_latents - 1) == pytest.approx(8 * moved)
