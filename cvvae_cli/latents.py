@@ -79,11 +79,12 @@ def decoded_chunks(
     for number in range(fresh, chunks.stop):
         chunk = cvl.read_chunk(number)
         latents = range(chunk.latents.start, min(chunk.latents.stop, stop))
-        values = coder.decode(latents.start, chunk.symbols, (channels, len(latents), rows, columns))
+        shape = (channels, len(latents), rows, columns)
+        fields = coder.decode_fields(chunk.symbols, shape)
+        values = coder.decode(latents.start, chunk.symbols, shape, fields)
         if number in chunks:
             start = cvl.frames_of(number).start
             frames = range(start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
-            fields = coder.decode_fields(chunk.symbols, values.shape)
             yield LatentChunk(values, frames, np.array(chunk.pts[: len(frames)], np.int64), fields)
 
 

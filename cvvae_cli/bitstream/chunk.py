@@ -29,8 +29,14 @@ class LatentCoder(Protocol):
         """float32 (C, t, h, w), and fields int16 (t, 3, 2, rows, columns) or None → bytes."""
         ...
 
-    def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
-        """Bytes → float32 of `shape` (C, t, h, w)."""
+    def decode(
+        self,
+        first_latent: int,
+        data: bytes,
+        shape: tuple[int, int, int, int],
+        fields: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Bytes → float32 of `shape` (C, t, h, w); with what `decode_fields` gave, if that is at hand."""
         ...
 
     def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
@@ -68,7 +74,13 @@ class QuantizedCoder:
     def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
         return self.chunks.encode(first_latent, self.quantizer.scale(latents))
 
-    def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+    def decode(
+        self,
+        first_latent: int,
+        data: bytes,
+        shape: tuple[int, int, int, int],
+        fields: np.ndarray | None = None,
+    ) -> np.ndarray:
         return self.quantizer.dequantize(self.chunks.decode(first_latent, data, in_time(shape)))
 
     def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
@@ -94,8 +106,14 @@ class CoderWithFields(QuantizedCoder):
         symbols = self.chunks.encode(first_latent, self.quantizer.scale(latents), which_aligned(fields))
         return len(moved).to_bytes(SIZE_BYTES, "little") + moved + symbols
 
-    def decode(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
-        aligned = which_aligned(self.decode_fields(data, shape))
+    def decode(
+        self,
+        first_latent: int,
+        data: bytes,
+        shape: tuple[int, int, int, int],
+        fields: np.ndarray | None = None,
+    ) -> np.ndarray:
+        aligned = which_aligned(self.decode_fields(data, shape) if fields is None else fields)
         symbols = self.chunks.decode(first_latent, cut(data)[1], in_time(shape), aligned)
         return self.quantizer.dequantize(symbols)
 

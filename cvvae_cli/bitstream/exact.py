@@ -65,7 +65,9 @@ class ExactCoder:
         """float32 (C, t, h, w) → bytes."""
         return pack_words(to_words(latents, self.dtype))
 
-    def decode(self, first_latent: int, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    def decode(
+        self, first_latent: int, data: bytes, shape: tuple[int, ...], fields: np.ndarray | None = None
+    ) -> np.ndarray:
         """Bytes → float32 of `shape` (C, t, h, w)."""
         return from_words(unpack_words(data, WORD_TYPES[self.dtype], shape), self.dtype)
 
