@@ -18,6 +18,8 @@ from cvvae_cli.errors import CorruptFileError
 from cvvae_cli.flow.field import OTHERS, field_size
 
 SIZE_BYTES = 3
+Shape = tuple[int, int, int, int]
+Fields = np.ndarray | None  # int16 (t, 3, 2, rows, columns), where frames may be aligned: flow/field.py
 
 
 class LatentCoder(Protocol):
@@ -25,21 +27,15 @@ class LatentCoder(Protocol):
 
     takes_fields: bool  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
 
-    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
+    def encode(self, first_latent: int, latents: np.ndarray, fields: Fields = None) -> bytes:
         """float32 (C, t, h, w), and fields int16 (t, 3, 2, rows, columns) or None → bytes."""
         ...
 
-    def decode(
-        self,
-        first_latent: int,
-        data: bytes,
-        shape: tuple[int, int, int, int],
-        fields: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
         """Bytes → float32 of `shape` (C, t, h, w); with what `decode_fields` gave, if that is at hand."""
         ...
 
-    def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
+    def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray | None:
         """Bytes → the fields of latents of that shape."""
         ...
 
@@ -53,13 +49,9 @@ class SymbolCoder(Protocol):
 
     def bits_by_channel(self, plan: Plan) -> np.ndarray: ...
 
-    def unpack(
-        self, data: bytes, shape: tuple[int, int, int, int], past: Past, aligned: Aligned = None
-    ) -> Plan: ...
+    def unpack(self, data: bytes, shape: Shape, past: Past, aligned: Aligned = None) -> Plan: ...
 
-    def decode(
-        self, data: bytes, shape: tuple[int, int, int, int], past: Past, aligned: Aligned = None
-    ) -> np.ndarray: ...
+    def decode(self, data: bytes, shape: Shape, past: Past, aligned: Aligned = None) -> np.ndarray: ...
 
 
 class QuantizedCoder:
@@ -71,22 +63,16 @@ class QuantizedCoder:
         self.quantizer = quantizer
         self.chunks = chunks
 
-    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
+    def encode(self, first_latent: int, latents: np.ndarray, fields: Fields = None) -> bytes:
         return self.chunks.encode(first_latent, self.quantizer.scale(latents))
 
-    def decode(
-        self,
-        first_latent: int,
-        data: bytes,
-        shape: tuple[int, int, int, int],
-        fields: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
         return self.quantizer.dequantize(self.chunks.decode(first_latent, data, in_time(shape)))
 
-    def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
+    def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray | None:
         return None
 
-    def measure(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+    def measure(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray:
         """float64 (C,): the bits of what `decode` reads, by channel; all share what lies beside symbols."""
         return self.chunks.measure(first_latent, data, in_time(shape))
 
@@ -100,38 +86,32 @@ class CoderWithFields(QuantizedCoder):
         super().__init__(quantizer, chunks)
         self.flow = flow
 
-    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
+    def encode(self, first_latent: int, latents: np.ndarray, fields: Fields = None) -> bytes:
         assert fields is not None
         moved = self.flow.encode_fields(fields) if fields.any() else b""
         symbols = self.chunks.encode(first_latent, self.quantizer.scale(latents), which_aligned(fields))
         return len(moved).to_bytes(SIZE_BYTES, "little") + moved + symbols
 
-    def decode(
-        self,
-        first_latent: int,
-        data: bytes,
-        shape: tuple[int, int, int, int],
-        fields: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
         aligned = which_aligned(self.decode_fields(data, shape) if fields is None else fields)
         symbols = self.chunks.decode(first_latent, cut(data)[1], in_time(shape), aligned)
         return self.quantizer.dequantize(symbols)
 
-    def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+    def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray:
         moved, _ = cut(data)
         places = (shape[1], *field_size(*(CELL * n for n in shape[2:])))
         if not moved:
             return np.zeros((places[0], len(OTHERS), 2, *places[1:]), np.int16)
         return self.flow.decode_fields(moved, places)
 
-    def measure(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+    def measure(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray:
         moved, symbols = cut(data)
         aligned = which_aligned(self.decode_fields(data, shape))
         bits = self.chunks.measure(first_latent, symbols, in_time(shape), aligned)
         return bits + 8 * (SIZE_BYTES + len(moved)) / shape[0]
 
 
-def in_time(shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+def in_time(shape: Shape) -> Shape:
     """(C, t, h, w) → (t, C, h, w)."""
     return (shape[1], shape[0], *shape[2:])
 
@@ -167,17 +147,13 @@ class ChunkCoder:
         self._remember(plan.symbols)
         return plan
 
-    def measure(
-        self, first_latent: int, data: bytes, shape: tuple[int, int, int, int], aligned: Aligned = None
-    ) -> np.ndarray:
+    def measure(self, first_latent: int, data: bytes, shape: Shape, aligned: Aligned = None) -> np.ndarray:
         """float64 (C,): the bits of bytes that `decode` would read, by channel."""
         plan = self.coder.unpack(data, shape, self._past_of(first_latent), aligned)
         self._remember(plan.symbols)
         return self.coder.bits_by_channel(plan)
 
-    def decode(
-        self, first_latent: int, data: bytes, shape: tuple[int, int, int, int], aligned: Aligned = None
-    ) -> np.ndarray:
+    def decode(self, first_latent: int, data: bytes, shape: Shape, aligned: Aligned = None) -> np.ndarray:
         """Bytes → int32 of `shape` (t, C, h, w)."""
         symbols = self.coder.decode(data, shape, self._past_of(first_latent), aligned)
         self._remember(symbols)

@@ -3,7 +3,7 @@
 A group is described as its third frame shows it, the *reference*; a field says for each of the others where
 in the reference its content lies. The encoder sees frames moved onto the reference, all four nearly alike;
 the decoder moves what it decoded back. Fields are int16 (..., 3, 2, rows, columns): frames 1, 2 and 4 of the
-group; down, right; one vector for `SPACING` pixels each way, in quarters of a pixel, linear in between.
+group; down, right; one vector for `SPACING` pixels each way, in halves of a pixel, linear in between.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ from cvvae_cli.bitstream.motion import (
     vector_price,
 )
 from cvvae_cli.bitstream.vectors import CELL, FRAMES, Moving, search
+from cvvae_cli.flow.align import LUMA_WEIGHTS
 from cvvae_cli.models.compact import Compact
 from cvvae_cli.train.data import ClipSampler
 
-LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 RIDGE = 1e-3
 MIDDLE = 55  # the level whose price vectors have in training
 FIT_CLIPS, FIT_FRAMES, FIT_SIZE = 40, 21, 256

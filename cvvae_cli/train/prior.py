@@ -14,10 +14,10 @@ from cvvae_cli.bitstream.anchors import OFFSETS, AlignedCoder, offset_tables
 from cvvae_cli.bitstream.context import PASSES
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, MotionTables
 from cvvae_cli.bitstream.prior import FEATURES, LARGEST, PRICE, TAPS, PriorTables
-from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES, values_of
+from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES
 from cvvae_cli.bitstream.vectors import still
 from cvvae_cli.train.motion import MotionPrediction
-from cvvae_cli.train.tables import as_frequencies
+from cvvae_cli.train.tables import as_frequencies, count_values
 
 ANCHORS = 4  # levels with parameters of their own; those between are interpolated
 COMPRESS_STEPS = 16
@@ -410,13 +410,10 @@ class CodedClip:
 
 def counts_of(coder: AlignedCoder, clip: CodedClip, period: int) -> np.ndarray:
     """How often each value of each table (tables, 256) is chosen."""
-    counts = np.zeros(coder.frequencies.size)
-    for first in range(0, len(clip.scaled), period):
-        of_period = slice(first, first + period)
-        for _, guess, residuals in coder.choose(clip.scaled[of_period], (), clip.aligned[of_period]).steps:
-            flat = guess.tables.ravel().astype(np.int64) * ALPHABET + values_of(guess, residuals).ravel()
-            counts += np.bincount(flat, minlength=counts.size)
-    return counts.reshape(coder.frequencies.shape)
+    starts = range(0, len(clip.scaled), period)
+    periods = [slice(first, first + period) for first in starts]
+    plans = (coder.choose(clip.scaled[part], (), clip.aligned[part]) for part in periods)
+    return count_values(plans, len(coder.frequencies))
 
 
 def frequencies_of(counts: np.ndarray) -> np.ndarray:

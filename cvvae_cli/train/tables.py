@@ -7,6 +7,7 @@ the fit sees exactly what the coder will compute.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +26,7 @@ from cvvae_cli.bitstream.residuals import (
     PHASES,
     PROBABILITY_BITS,
     Past,
+    Plan,
     round_mean,
 )
 
@@ -139,6 +141,15 @@ def count(counts: np.ndarray, tables: np.ndarray, residuals: np.ndarray) -> None
     values = np.where(np.abs(residuals) <= CENTER, residuals + CENTER, ESCAPE)
     flat = tables.ravel().astype(np.int64) * ALPHABET + values.ravel()
     counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
+
+
+def count_values(plans: Iterable[Plan], tables: int) -> np.ndarray:
+    """How often plans code each value of each table: (tables, 256)."""
+    counts = np.zeros((tables, ALPHABET))
+    for plan in plans:
+        for _, guess, residuals in plan.steps:
+            count(counts, guess.tables, residuals * guess.signs)
+    return counts
 
 
 def tables_of(counts: np.ndarray) -> np.ndarray:

@@ -130,7 +130,8 @@ def test_what_rests_behind_something_that_moves_is_not_dragged_along():
 
 
 def test_a_group_that_gains_nothing_stays_as_it_is():
-    pan, noise = panning((0, 3, 6, 9)), torch.randn(1, 3, 4, 96, 128).clamp(-1, 1)
+    pan, seed = panning((0, 3, 6, 9)), torch.Generator().manual_seed(4)
+    noise = torch.randn(1, 3, 4, 96, 128, generator=seed).clamp(-1, 1)
     video = torch.cat([noise, pan], 2)
     aligned, fields = align.align(video)
     assert fields[1].any()
