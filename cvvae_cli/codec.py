@@ -23,8 +23,8 @@ from cvvae_cli.access import (
     time_span,
 )
 from cvvae_cli.bitstream.chunk import LatentCoder
-from cvvae_cli.bitstream.coders import UNALIGNED
 from cvvae_cli.bitstream.exact import EXACT_TYPES
+from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.container.fingerprint import fingerprint, hash_file
 from cvvae_cli.container.header import Header
 from cvvae_cli.container.reader import CvlReader, open_cvl
@@ -65,7 +65,7 @@ from cvvae_cli.video.writer import (
 
 logger = logging.getLogger("cvvae")
 LEVELS_PER_QUALITY = 10  # headers count levels in tenths
-CHOICE = 3  # counts changes of which symbols encoding chooses: what was measured with others is stale
+CHOICE = 4  # counts changes of which symbols encoding chooses: what was measured with others is stale
 
 
 def encode_file(
@@ -83,8 +83,6 @@ def encode_file(
     began = time.monotonic()
     outputs.require_writable(output, (source,), force=options.force)
     spec = find_model(options.model)
-    if not options.align:
-        spec = replace(spec, coder=UNALIGNED.get(spec.coder, spec.coder))
     placement = choose_placement(options.device, options.dtype)
     run = EngineOptions(
         options.tile_pixels, options.temporal_overlap, options.max_memory_bytes, options.is_compiled
@@ -98,7 +96,8 @@ def encode_file(
         header = header_for(video, source, side, engine, weights, options)
         with outputs.replace_on_success(output, force=options.force, resume=options.resume) as part:
             cvl, point = writer_of(part.path, header, resume=options.resume)
-            with closing(write_cvl(cvl, video, side, engine, weights, point)) as steps:
+            steps = write_cvl(cvl, video, side, engine, weights, point, aligns=options.align)
+            with closing(steps):
                 for progress in steps:
                     part.is_resumable = header.source is not None
                     on_progress(progress)
@@ -113,11 +112,15 @@ def write_cvl(
     engine: BaseEngine,
     weights: Weights,
     point: ResumePoint | None = None,
+    *,
+    aligns: bool = True,
 ) -> Generator[Progress, None, None]:
     """Encode all frames of a reader, and what lies beside them, into a file just begun; close the file."""
     with cvl.file, cvl:
         coder = latent_coder(cvl.header, weights, str(engine.placement.device))
-        yield from EncodeJob(cvl, video, side, engine, coder, point or START).run()
+        level = cvl.header.level
+        error = worthless(level) if aligns and coder.takes_fields and level is not None else None
+        yield from EncodeJob(cvl, video, side, engine, coder, point or START, error).run()
 
 
 def choose_quality(source: Path, engine: BaseEngine, weights: Weights, options: EncodeOptions) -> float:
@@ -130,7 +133,8 @@ def choose_quality(source: Path, engine: BaseEngine, weights: Weights, options: 
     if options.quality is not None or options.exact is not None:
         raise ConfigError("a target chooses the quality", hint="pass no --quality and no --exact beside it")
     with open_source(source, options.frame_rate, deinterlace=options.deinterlace) as video:
-        choice = find_level(options.target, video, video.side_source(side_kinds(options)), engine, weights)
+        side = video.side_source(side_kinds(options))
+        choice = find_level(options.target, video, side, engine, weights, aligns=options.align)
     quality = choice.level / LEVELS_PER_QUALITY
     logger.warning(
         "quality %g: samples give %.2f dB at %.4f bits per pixel",
@@ -151,6 +155,7 @@ class EncodeJob:
     engine: BaseEngine
     coder: LatentCoder
     point: ResumePoint
+    worthless: float | None  # the error for which no vector is coded; None: frames are not aligned
 
     def run(self) -> Iterator[Progress]:
         """Write the chunks from the resume point on, and tell after each how far it is."""
@@ -175,8 +180,8 @@ class EncodeJob:
 
     def _computed(self, number: int, side: SideWriter | None) -> Iterator[tuple[LatentChunk, Pieces]]:
         """The chunks from a number on, each with the side streams met while its frames were read."""
-        first, aligns = number * self.cvl.header.chunk, self.coder.takes_fields
-        for chunk in self.engine.encode_stream(self.video, first, aligns=aligns):
+        first = number * self.cvl.header.chunk
+        for chunk in self.engine.encode_stream(self.video, first, worthless=self.worthless):
             yield chunk, side.take() if side else []
 
     def _side_writer(self) -> SideWriter | None:
@@ -225,6 +230,7 @@ def header_for(
         "model": spec.name,
         "level": level,
         "exact": options.exact,
+        "align": options.align,
         "side": sorted(side_kinds(options)),
         "deinterlace": options.deinterlace,
         "rate": str(options.frame_rate) if options.frame_rate else None,

@@ -13,6 +13,7 @@ from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
 from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.container.header import Header
+from cvvae_cli.container.layout import Chunk
 from cvvae_cli.container.reader import CvlReader
 from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError, WeightsError
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
@@ -70,22 +71,40 @@ def read_latents(
 def decoded_chunks(
     cvl: CvlReader, coder: LatentCoder, chunks: range, stop: int | None = None
 ) -> Iterator[LatentChunk]:
-    """The same with a coder of one's own, which starts at the last point before them where it is fresh."""
+    """The same with a coder of one's own, which is told all that they need of the chunks before them."""
     header = cvl.header
     stop = cvl.num_latents if stop is None or not isinstance(coder, QuantizedCoder) else stop
-    fresh = chunks.start - chunks.start % (header.period // header.chunk)
     channels = header.geometry.channels
     rows, columns = header.geometry.latent_size(*header.size)
-    for number in range(fresh, chunks.stop):
-        chunk = cvl.read_chunk(number)
-        latents = range(chunk.latents.start, min(chunk.latents.stop, stop))
+
+    def decoded(chunk: Chunk, latents: range) -> tuple[np.ndarray, np.ndarray | None]:
         shape = (channels, len(latents), rows, columns)
         fields = coder.decode_fields(chunk.symbols, shape)
-        values = coder.decode(latents.start, chunk.symbols, shape, fields)
+        return coder.decode(latents.start, chunk.symbols, shape, fields), fields
+
+    *earlier, opening = openings(cvl, coder, chunks.start)
+    for chunk in earlier:
+        decoded(chunk, chunk.latents[:1])
+    first = opening.latents.start // header.chunk
+    for number in range(first, chunks.stop):
+        chunk = opening if number == first else cvl.read_chunk(number)
+        latents = range(chunk.latents.start, min(chunk.latents.stop, stop))
+        values, fields = decoded(chunk, latents)
         if number in chunks:
             start = cvl.frames_of(number).start
             frames = range(start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
             yield LatentChunk(values, frames, np.array(chunk.pts[: len(frames)], np.int64), fields)
+
+
+def openings(cvl: CvlReader, coder: LatentCoder, number: int) -> list[Chunk]:
+    """The chunks with which periods begin, linked to each other: from a fresh one to that of a chunk."""
+    chunks = cvl.header.period // cvl.header.chunk
+    number -= number % chunks
+    found = [cvl.read_chunk(number)]
+    while not coder.is_fresh(found[0].latents.start, found[0].symbols):
+        number -= chunks
+        found.insert(0, cvl.read_chunk(number))
+    return found
 
 
 def bits_by_channel(cvl: CvlReader, weights: Weights) -> np.ndarray | None:

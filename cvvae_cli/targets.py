@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from cvvae_cli.bitstream.chunk import ChunkCoder, which_aligned
+from cvvae_cli.bitstream.chunk import MOST_LINKED, ChunkCoder, which_aligned
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
-from cvvae_cli.bitstream.flow import FlowCoder
+from cvvae_cli.bitstream.flow import FlowCoder, worthless
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Plan, ResidualCoder
 from cvvae_cli.engine.base import BaseEngine
+from cvvae_cli.engine.plan import concatenate
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights
@@ -48,43 +49,62 @@ class Choice:
 
 
 def find_level(
-    target: Target, video: FrameSource, side: SideSource, engine: BaseEngine, weights: Weights
+    target: Target,
+    video: FrameSource,
+    side: SideSource,
+    engine: BaseEngine,
+    weights: Weights,
+    *,
+    aligns: bool = True,
 ) -> Choice:
     """The highest level that keeps within a rate or size, or the lowest that reaches a PSNR.
 
-    `video` is read to its end. Raises ConfigError for a target that no level reaches.
+    `aligns`: frames of a group are moved onto one, if the coder can. How depends on the level, so it is done
+    again once that is known about. `video` is read to its end. Raises ConfigError for a target that no level
+    reaches.
     """
     if engine.spec.levels is None:
         raise ConfigError(f"{engine.spec.name} has one quality level only", hint="leave the target out")
-    counter = SideCounter(video, side)
-    samples, frames = take_samples(video, engine)
-    trial = Trial(samples, frames, engine, weights)
     first, last = engine.spec.levels
-    levels = range(first, last + 1)
+    counter = SideCounter(video, side)
+    clips, frames = take_clips(video, engine)
+    most = room_for(target, clips[0].rgb.shape[1:3], frames, counter, engine)
+    aligns = aligns and ENTROPY_CODERS[engine.spec.coder].takes_fields
+    level = (first + last) // 2
+    for _ in range(2 if aligns else 1):
+        error = worthless(level) if aligns else None
+        trial = Trial([encoded(clip, engine, error) for clip in clips], frames, engine, weights)
+        if target.psnr_db is not None:
+            found = trial.lowest_level(target.psnr_db)
+            level = last if found is None else found
+        else:
+            found = trial.highest_level(most)
+            level = first if found is None else found
+    if found is not None:
+        return trial.choice(found)
     if target.psnr_db is not None:
-        wanted = target.psnr_db
-        level = first_true(levels, lambda n: trial.psnr_db(n) >= wanted)
-        if level is None:
-            best = trial.psnr_db(last)
-            raise ConfigError(
-                f"no quality reaches {wanted:g} dB: the best gives {best:.2f} dB", hint="ask for less"
-            )
-        return trial.choice(level)
-    whole = frames * trial.pixels / 8  # bytes at one bit per pixel
+        best = trial.psnr_db(last)
+        raise ConfigError(
+            f"no quality reaches {target.psnr_db:g} dB: the best gives {best:.2f} dB", hint="ask for less"
+        )
+    least = trial.bits_per_pixel(first)
+    raise ConfigError(
+        f"no quality is that small: the least needs {least:.4f} bits per pixel, {most:.4f} are left",
+        hint="scale the video down, or ask for more",
+    )
+
+
+def room_for(
+    target: Target, size: tuple[int, ...], frames: int, counter: SideCounter, engine: BaseEngine
+) -> float:
+    """Bits per pixel that a rate or size leaves for the pictures."""
+    whole = frames * size[0] * size[1] / 8  # bytes at one bit per pixel
     if target.size_bytes is not None:
         room = round(target.size_bytes * SIZE_MARGIN) - counter.total()
     else:
         room = round((target.bits_per_pixel or 0.0) * whole)
     chunks = -(-engine.spec.geometry.num_latents(frames) // engine.spec.chunk_latents)
-    most = max(0.0, (room - FILE_BYTES - chunks * CHUNK_BYTES) / whole)
-    above = first_true(levels, lambda n: trial.bits_per_pixel(n) > most)
-    if above == first:
-        least = trial.bits_per_pixel(first)
-        raise ConfigError(
-            f"no quality is that small: the least needs {least:.4f} bits per pixel, {most:.4f} are left",
-            hint="scale the video down, or ask for more",
-        )
-    return trial.choice(last if above is None else above - 1)
+    return max(0.0, (room - FILE_BYTES - chunks * CHUNK_BYTES) / whole)
 
 
 class SideCounter:
@@ -120,8 +140,8 @@ def first_true(levels: range, condition: Callable[[int], bool]) -> int | None:
     return low if low < levels.stop else None
 
 
-def take_samples(video: FrameSource, engine: BaseEngine) -> tuple[list[Sample], int]:
-    """Samples spread over the clip, and the number of its frames. One pass; memory is that of the samples."""
+def take_clips(video: FrameSource, engine: BaseEngine) -> tuple[list[FrameBatch], int]:
+    """Parts spread over the clip, and the number of its frames. One pass; memory is that of the parts."""
     geometry, chunk = engine.spec.geometry, engine.spec.chunk_latents
     length = len(geometry.frames_of(range(SAMPLE_CHUNKS * chunk)))
     expected = video.info.num_frames or length
@@ -135,16 +155,12 @@ def take_samples(video: FrameSource, engine: BaseEngine) -> tuple[list[Sample], 
             if len(batch.rgb[keep]):
                 clip.append(FrameBatch(batch.rgb[keep].copy(), batch.pts[keep]))
         frames += len(batch)
-    aligns = ENTROPY_CODERS[engine.spec.coder].takes_fields
-    samples = [
-        Sample(
-            np.concatenate([b.rgb for b in clip]),
-            tuple(engine.encode_stream(iter(clip), aligns=aligns)),
-        )
-        for clip in clips
-        if clip
-    ]
-    return samples, frames
+    return [concatenate(clip) for clip in clips if clip], frames
+
+
+def encoded(clip: FrameBatch, engine: BaseEngine, error: float | None) -> Sample:
+    """With frames aligned where `error` is given: that for which no vector is coded."""
+    return Sample(clip.rgb, tuple(engine.encode_stream([clip], worthless=error)))
 
 
 class Trial:
@@ -157,6 +173,19 @@ class Trial:
         self.engine = engine
         self.weights = weights
         self.pixels = samples[0].rgb.shape[1] * samples[0].rgb.shape[2]
+        first, last = engine.spec.levels or (0, 0)
+        self.levels = range(first, last + 1)
+
+    def lowest_level(self, psnr_db: float) -> int | None:
+        """The lowest that reaches a PSNR; None if none does."""
+        return first_true(self.levels, lambda level: self.psnr_db(level) >= psnr_db)
+
+    def highest_level(self, most: float) -> int | None:
+        """The highest that needs no more bits per pixel; None if all do."""
+        above = first_true(self.levels, lambda level: self.bits_per_pixel(level) > most)
+        if above is None:
+            return self.levels[-1]
+        return above - 1 if above > self.levels[0] else None
 
     def choice(self, level: int) -> Choice:
         return Choice(level, self.bits_per_pixel(level), self.psnr_db(level))
@@ -165,23 +194,38 @@ class Trial:
         """Of the clip, if it is like the samples; each counts its first latent frame as a fresh start."""
         spec = self.engine.spec
         coder = self._coder(level)
-        first = later = 0.0
+        first = later = linked = 0.0
         count = 0
         for sample in self.samples:
             opening, *others = self._plans(coder, sample, level)
             first += coder.bits_by_channel(opening).sum()
             later += sum(coder.bits_by_channel(plan).sum() for plan in others)
             count += sum(len(plan.symbols) for plan in others)
+            if coder.links:
+                linked += self._bits_of_link(coder, sample, level, opening.symbols[0])
         start = first / len(self.samples)
         following = later / count if count else start
         latents = spec.geometry.num_latents(self.frames)
         starts = -(-latents // spec.period)
-        bits = starts * start + (latents - starts) * following + (latents - 1) * self.bits_of_fields
+        fresh = -(-starts // (MOST_LINKED + 1)) if coder.links else starts
+        bits = fresh * start + (starts - fresh) * linked / len(self.samples)
+        bits += (latents - starts) * following + (latents - 1) * self.bits_of_fields
         return float(bits / (self.frames * self.pixels))
+
+    def _bits_of_link(self, coder: ResidualCoder, sample: Sample, level: int, opening: np.ndarray) -> float:
+        """Of the first latent frame of a period, from that of the one before if it takes less so.
+
+        A sample is about as long as a period: its last frame is that far from its first.
+        """
+        scaled, aligned = self._scaled(sample, level)
+        last = scaled[-1:]
+        plans = [coder.choose(last, past, aligned[-1:]) for past in ((), (opening, opening))]
+        best = min(plans, key=lambda plan: coder.cost(last, plan))
+        return float(coder.bits_by_channel(best).sum())
 
     @cached_property
     def bits_of_fields(self) -> float:
-        """Of a latent frame but the first, which stands for one frame; the same at all levels."""
+        """Of a latent frame but the first, which stands for one frame; at the level they were aligned for."""
         if not ENTROPY_CODERS[self.engine.spec.coder].takes_fields:
             return 0.0
         flow = FlowCoder.of_model(self.weights.arrays)
@@ -195,13 +239,17 @@ class Trial:
 
     def _plans(self, coder: ResidualCoder, sample: Sample, level: int) -> list[Plan]:
         """Of the first latent frame of a sample, and of the others; the coder is fresh at the first alone."""
-        quantizer = Quantizer(*self.weights.gain_and_step(level))
-        scaled = np.concatenate([quantizer.scale(chunk.latents) for chunk in sample.chunks])
-        fields = [chunk.fields for chunk in sample.chunks if chunk.fields is not None]
-        aligned = which_aligned(np.concatenate(fields)) if fields else np.zeros(len(scaled), bool)
+        scaled, aligned = self._scaled(sample, level)
         chunks = ChunkCoder(coder, period=2**20)
         parts = [part for part in (slice(0, 1), slice(1, None)) if len(scaled[part])]
         return [chunks.choose(part.start, scaled[part], aligned[part]) for part in parts]
+
+    def _scaled(self, sample: Sample, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """Latents in cells (t, C, h, w), and of which of them the frames were aligned (t,)."""
+        quantizer = Quantizer(*self.weights.gain_and_step(level))
+        scaled = np.concatenate([quantizer.scale(chunk.latents) for chunk in sample.chunks])
+        fields = [chunk.fields for chunk in sample.chunks if chunk.fields is not None]
+        return scaled, which_aligned(np.concatenate(fields)) if fields else np.zeros(len(scaled), bool)
 
     def psnr_db(self, level: int) -> float:
         """Mean over the samples' frames, decoded."""

@@ -258,6 +258,5 @@ def test_latents_of_aligned_frames_are_not_exported_but_those_of_no_align_are(ti
     encode_file(clip, tmp_path / "plain.cvl", replace(options, align=False))
     assert export_file(tmp_path / "plain.cvl", tmp_path / "out.npz").frames == 30
     with open_cvl(tmp_path / "plain.cvl") as cvl:
-        assert cvl.header.coder == "prior-4"
         _, weights = model_of(cvl.header)
-        assert all(chunk.fields is None for chunk in read_latents(cvl, weights))
+        assert not any(chunk.fields.any() for chunk in read_latents(cvl, weights))

@@ -10,6 +10,7 @@ from tiny import batches_of, moving_picture
 from video.sources import Kind, write_source
 
 from cvvae_cli.bitstream.chunk import cut
+from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.codec import decode_file, encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.device import choose_placement
@@ -19,7 +20,7 @@ from cvvae_cli.latents import bits_by_channel, latent_coder, model_of
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.options import DecodeOptions, EncodeOptions, Target
-from cvvae_cli.targets import Trial, first_true, take_samples
+from cvvae_cli.targets import Trial, encoded, first_true, take_clips
 from cvvae_cli.video.reader import open_source
 from cvvae_cli.video.writer import OutputOptions
 
@@ -140,7 +141,9 @@ def test_what_samples_need_counts_the_vectors_of_aligned_groups(tiny, lossless, 
     weights = Weights(spec)
     engine = make_engine(spec, weights.build, choose_placement("cpu", "fp32"))
     with open_source(source) as video:
-        trial = Trial(*take_samples(video, engine), engine, weights)
+        clips, frames = take_clips(video, engine)
+    samples = [encoded(clip, engine, worthless(spec.default_level)) for clip in clips]
+    trial = Trial(samples, frames, engine, weights)
     with open_cvl(tmp_path / "out.cvl") as cvl:
         moved = sum(len(cut(cvl.read_chunk(number).symbols)[0]) for number in range(len(cvl.index)))
         assert moved > 0

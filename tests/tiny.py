@@ -29,6 +29,7 @@ CODERS = (
     "prior-3",
     "prior-4",
     "prior-5",
+    "prior-6",
 )  # of the tiny models, from tiny-1 on
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
@@ -37,7 +38,10 @@ CONFIG = CompactConfig(
 
 
 def tiny_spec(number: int = 1) -> ModelSpec:
-    """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 to -6 `prior-1` to `-5`."""
+    """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 to -7 `prior-1` to `-6`.
+
+    The integers of tiny-7 are those of tiny-6.
+    """
     name = f"tiny-{number}"
     data = (GOLDEN / f"{name}.safetensors").read_bytes()
     return ModelSpec(
@@ -176,6 +180,7 @@ GOLDENS = {
     "v1.0-centered": {"model": "tiny-4", "quality": 8.5},
     "v1.0-anchored": {"model": "tiny-5", "quality": 8.5},
     "v1.0-aligned": {"model": "tiny-6", "quality": 8.5},
+    "v1.0-linked": {"model": "tiny-7", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
@@ -194,9 +199,9 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     MODELS.update({f"tiny-{n}": tiny_spec(n) for n in range(1, len(CODERS) + 1)})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
     source = GOLDEN / "source.mkv"
-    write_golden_source(source)
     for name in names:
         options = GOLDENS[name]
+        write_golden_source(source, is_slow="linked" in name)
         golden = GOLDEN / f"{name}.cvl"
         codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))
         with open_cvl(golden) as cvl:
@@ -212,13 +217,16 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
             one = 2 ** ENTROPY_CODERS[spec.coder].symbol_bits
             values = np.rint(values.transpose(1, 0, 2, 3) / step * one).astype(np.int16)
         np.savez_compressed(GOLDEN / f"{name}.npz", values=values, frames=frames[::EVERY])
-    source.unlink()
+        source.unlink()
 
 
-def write_golden_source(path: Path) -> None:
-    """38 frames with a hard change, and sound."""
-    rgb = moving_picture(38, 52, 34, seed=9)
-    rgb[16:] = 255 - rgb[16:]  # a change that only escapes can code
+def write_golden_source(path: Path, *, is_slow: bool = False) -> None:
+    """38 frames that move, with a hard change, and sound; or 102 that are slow, the change late."""
+    frames, change = (102, 92) if is_slow else (38, 16)
+    rgb = moving_picture(frames, 52, 34, seed=9)
+    if is_slow:
+        rgb = np.stack([np.roll(rgb[0], number // 40, axis=1) for number in range(frames)])
+    rgb[change:] = 255 - rgb[change:]  # a change that only escapes can code
     with av.open(str(path), "w") as container:
         video = container.add_stream("ffv1", rate=25)
         video.width, video.height, video.pix_fmt = 52, 34, "bgr0"
@@ -234,5 +242,4 @@ def write_golden_source(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    make_prior_weights()
-    make_goldens(["v1.0-aligned"])
+    make_goldens(["v1.0-linked"])  # the weights of tiny-6, and so of tiny-7, are of make_prior_weights

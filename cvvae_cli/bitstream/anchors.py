@@ -113,3 +113,14 @@ class AlignedCoder(AnchoredCoder):
 
     name = "prior-5"
     takes_fields = True
+
+
+class LinkedCoder(AlignedCoder):
+    """`prior-6` of one quality level: `prior-5` whose periods need not start fresh (bitstream/chunk.py).
+
+    Where little has changed since the first latent frame of the period before, one is expected from that. To
+    begin in the middle a reader decodes those first frames, and none between them.
+    """
+
+    name = "prior-6"
+    links = True

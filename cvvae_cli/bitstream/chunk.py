@@ -1,7 +1,7 @@
 """The latents of a file, chunk by chunk: exactly, or as symbols of an entropy coder that knows the past.
 
-The coder starts fresh at every latent frame whose number divides by the period, so that a reader can
-begin there.
+At every latent frame whose number divides by the period the coder forgets what it knew, so that a reader can
+begin there: it starts fresh, or, if it links periods, from the first latent frame of the period before.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from cvvae_cli.errors import CorruptFileError
 from cvvae_cli.flow.field import OTHERS, field_size
 
 SIZE_BYTES = 3
+FRESH, LINKED = 0, 1  # how a period begins
+MOST_LINKED = 4  # periods in a row that this encoder links: 60 latent frames from one fresh start to the next
 Shape = tuple[int, int, int, int]
 Fields = np.ndarray | None  # int16 (t, 3, 2, rows, columns), where frames may be aligned: flow/field.py
 
@@ -39,13 +41,21 @@ class LatentCoder(Protocol):
         """Bytes → the fields of latents of that shape."""
         ...
 
+    def is_fresh(self, first_latent: int, data: bytes) -> bool:
+        """Of a chunk with which a period begins: whether it needs nothing before it."""
+        ...
+
 
 class SymbolCoder(Protocol):
     """What ENTROPY_CODERS holds."""
 
+    links: bool  # whether a period may begin from the first latent frame of the period before
+
     def choose(self, scaled: np.ndarray, past: Past, aligned: Aligned = None) -> Plan: ...
 
     def pack(self, plan: Plan) -> bytes: ...
+
+    def cost(self, scaled: np.ndarray, plan: Plan) -> float: ...
 
     def bits_by_channel(self, plan: Plan) -> np.ndarray: ...
 
@@ -72,13 +82,19 @@ class QuantizedCoder:
     def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray | None:
         return None
 
+    def is_fresh(self, first_latent: int, data: bytes) -> bool:
+        return self.chunks.is_fresh(first_latent, data)
+
     def measure(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray:
         """float64 (C,): the bits of what `decode` reads, by channel; all share what lies beside symbols."""
         return self.chunks.measure(first_latent, data, in_time(shape))
 
 
 class CoderWithFields(QuantizedCoder):
-    """Codes fields before the symbols: how many bytes they take, then those, if any group is aligned."""
+    """Codes fields before the symbols: how many bytes they take, then those, if any group is aligned.
+
+    Without fields none is.
+    """
 
     takes_fields = True
 
@@ -87,9 +103,9 @@ class CoderWithFields(QuantizedCoder):
         self.flow = flow
 
     def encode(self, first_latent: int, latents: np.ndarray, fields: Fields = None) -> bytes:
-        assert fields is not None
-        moved = self.flow.encode_fields(fields) if fields.any() else b""
-        symbols = self.chunks.encode(first_latent, self.quantizer.scale(latents), which_aligned(fields))
+        moved = b"" if fields is None or not fields.any() else self.flow.encode_fields(fields)
+        aligned = None if fields is None else which_aligned(fields)
+        symbols = self.chunks.encode(first_latent, self.quantizer.scale(latents), aligned)
         return len(moved).to_bytes(SIZE_BYTES, "little") + moved + symbols
 
     def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
@@ -103,6 +119,9 @@ class CoderWithFields(QuantizedCoder):
         if not moved:
             return np.zeros((places[0], len(OTHERS), 2, *places[1:]), np.int16)
         return self.flow.decode_fields(moved, places)
+
+    def is_fresh(self, first_latent: int, data: bytes) -> bool:
+        return self.chunks.is_fresh(first_latent, cut(data)[1])
 
     def measure(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray:
         moved, symbols = cut(data)
@@ -136,34 +155,72 @@ class ChunkCoder:
         self.coder = coder
         self.period = period
         self._past: Past = ()
+        self._opening: Past = ()  # first latent frames: of this period, and of the last that began fresh
+        self._linked = 0  # periods since then
 
     def encode(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> bytes:
         """Latents in cells of the quantiser, float32 (t, C, h, w) → bytes."""
-        return self.coder.pack(self.choose(first_latent, scaled, aligned))
+        plan = self.choose(first_latent, scaled, aligned)
+        begins = self.coder.links and self._begins_period(first_latent)
+        return bytes([LINKED if self._linked else FRESH] * begins) + self.coder.pack(plan)
 
     def choose(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> Plan:
         """The symbols that stand for latents in cells of the quantiser, float32 (t, C, h, w)."""
-        plan = self.coder.choose(scaled, self._past_of(first_latent), aligned)
-        self._remember(plan.symbols)
+        if self._begins_period(first_latent):
+            self._begin(self._links_well(scaled[:1], None if aligned is None else aligned[:1]))
+        plan = self.coder.choose(scaled, self._past, aligned)
+        self._remember(first_latent, plan.symbols)
         return plan
 
     def measure(self, first_latent: int, data: bytes, shape: Shape, aligned: Aligned = None) -> np.ndarray:
         """float64 (C,): the bits of bytes that `decode` would read, by channel."""
-        plan = self.coder.unpack(data, shape, self._past_of(first_latent), aligned)
-        self._remember(plan.symbols)
-        return self.coder.bits_by_channel(plan)
+        symbols = self._symbols_of(first_latent, data)
+        plan = self.coder.unpack(symbols, shape, self._past, aligned)
+        self._remember(first_latent, plan.symbols)
+        return self.coder.bits_by_channel(plan) + 8 * (len(data) - len(symbols)) / shape[1]
 
     def decode(self, first_latent: int, data: bytes, shape: Shape, aligned: Aligned = None) -> np.ndarray:
         """Bytes → int32 of `shape` (t, C, h, w)."""
-        symbols = self.coder.decode(data, shape, self._past_of(first_latent), aligned)
-        self._remember(symbols)
+        data = self._symbols_of(first_latent, data)
+        symbols = self.coder.decode(data, shape, self._past, aligned)
+        self._remember(first_latent, symbols)
         return symbols
 
-    def _past_of(self, first_latent: int) -> Past:
-        if first_latent % self.period == 0:
-            self._past = ()
-        return self._past
+    def is_fresh(self, first_latent: int, data: bytes) -> bool:
+        """Whether a chunk with which a period begins needs none before it. Raises CorruptFileError."""
+        if not self.coder.links:
+            return True
+        if data[:1] not in (bytes([FRESH]), bytes([LINKED])) or first_latent == 0 < data[0]:
+            raise CorruptFileError("the beginning of a period is damaged")
+        return data[0] == FRESH
 
-    def _remember(self, symbols: np.ndarray) -> None:
+    def _begins_period(self, first_latent: int) -> bool:
+        return first_latent % self.period == 0
+
+    def _symbols_of(self, first_latent: int, data: bytes) -> bytes:
+        """What is coded of the symbols of a chunk, for whose past all is made ready."""
+        if not self._begins_period(first_latent):
+            return data
+        self._begin(not self.is_fresh(first_latent, data))
+        return data[1:] if self.coder.links else data
+
+    def _links_well(self, frame: np.ndarray, aligned: Aligned) -> bool:
+        """Whether a period had better begin from the first latent frame of the one before."""
+        if not self.coder.links or not self._opening or self._linked == MOST_LINKED:
+            return False
+        fresh, linked = (
+            self.coder.cost(frame, self.coder.choose(frame, past, aligned)) for past in ((), self._opening)
+        )
+        return linked < fresh
+
+    def _begin(self, is_linked: bool) -> None:
+        if is_linked and not self._opening:
+            raise CorruptFileError("the period to which one is linked is missing")
+        self._past = self._opening if is_linked else ()
+        self._linked = self._linked + 1 if is_linked else 0
+
+    def _remember(self, first_latent: int, symbols: np.ndarray) -> None:
+        if self._begins_period(first_latent):
+            self._opening = (symbols[0], self._opening[-1] if self._linked else symbols[0])
         for frame in symbols:
             self._past = shift(self._past, frame)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvvae_cli.bitstream.anchors import AlignedCoder, AnchoredCoder
+from cvvae_cli.bitstream.anchors import AlignedCoder, AnchoredCoder, LinkedCoder
 from cvvae_cli.bitstream.context import PASSES, FrameWalk, PlaneContext
 from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
 from cvvae_cli.bitstream.prior import PriorCoder
@@ -103,5 +103,5 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-3": CenteredCoder,
     "prior-4": AnchoredCoder,
     "prior-5": AlignedCoder,
+    "prior-6": LinkedCoder,
 }
-UNALIGNED = {"prior-5": "prior-4"}  # coders that take fields → with the same tables, but frames as they are

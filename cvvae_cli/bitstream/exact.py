@@ -74,6 +74,9 @@ class ExactCoder:
     def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
         return None
 
+    def is_fresh(self, first_latent: int, data: bytes) -> bool:
+        return True
+
 
 def pack_words(words: np.ndarray) -> bytes:
     bits = words.dtype.itemsize * 8

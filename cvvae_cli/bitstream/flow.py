@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cvvae_cli.bitstream.anchors import unforeseen
-from cvvae_cli.bitstream.motion import VECTOR_TABLES, predict_vectors
+from cvvae_cli.bitstream.motion import VECTOR_TABLES, between_levels, predict_vectors
 from cvvae_cli.bitstream.residuals import (
     Beside,
     Past,
@@ -25,8 +25,14 @@ from cvvae_cli.flow.refinement import field_passes, from_parts, to_parts
 
 PARTS = len(OTHERS)
 FREQUENCIES = "flow.frequencies"
+FIRST_WORTHLESS, LAST_WORTHLESS = 250.0, 15.0  # squared levels, at the lowest and the highest level
 FLAG_TABLES = PARTS  # whether a part holds anything
 FLOW_TABLES = FLAG_TABLES + 2 * VECTOR_TABLES  # of the first part, and of the others
+
+
+def worthless(level: int) -> float:
+    """The error for which no vector is coded at a level (see `thinned`): less where errors weigh more."""
+    return between_levels(FIRST_WORTHLESS, LAST_WORTHLESS, level)
 
 
 class FlowCoder(ResidualCoder):

@@ -253,8 +253,13 @@ def of_instants(latents: np.ndarray, instants: int) -> np.ndarray:
 
 def vector_price(level: int) -> float:
     """What a vector costs in `search` at a level; it falls as errors weigh more."""
+    return between_levels(FIRST_PRICE, LAST_PRICE, level)
+
+
+def between_levels(first: float, last: float, level: int) -> float:
+    """From the value of the lowest level to that of the highest, by equal factors."""
     share = (level - FIRST_LEVEL) / (LAST_LEVEL - FIRST_LEVEL)
-    return float(FIRST_PRICE * (LAST_PRICE / FIRST_PRICE) ** share)
+    return float(first * (last / first) ** share)
 
 
 def predict_vectors(known: np.ndarray, where: Where, neighbours: Neighbours, first_table: int) -> Prediction:

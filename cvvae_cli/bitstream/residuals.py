@@ -117,6 +117,7 @@ class ResidualCoder(ABC):
     """Codes symbols (t, C, h, w) in the steps of a predictor."""
 
     takes_fields = False  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
+    links = False  # whether a period may begin from the first latent frame of the period before
     symbol_bits = 0  # after the point of a symbol, in cells of the quantiser
     price = 0.0  # of a bit, in squared cells: for that much error a residual one nearer to zero is chosen
 
@@ -207,6 +208,12 @@ class ResidualCoder(ABC):
             saved = self.bits_of(few, far) - self.bits_of(few, near)
             residuals[at] = np.where(self.price * saved > lost, near, far)
         return residuals
+
+    def cost(self, scaled: np.ndarray, plan: Plan) -> float:
+        """Of what was chosen for latents in cells: squared error, and bits at their price."""
+        error = ((scaled - plan.symbols * 0.5**self.symbol_bits) ** 2).sum()
+        bits = sum(self.bits_of(guess, residuals).sum() for _, guess, residuals in plan.steps)
+        return float(error + self.price * bits)
 
     def decode(
         self,

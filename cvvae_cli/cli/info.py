@@ -45,7 +45,7 @@ def info(
         "latents": f"{values['latents']} frames of {' x '.join(map(str, values['latent_shape']))}",
         "chunks": f"{values['chunks']} of {values['chunk_latents']} latent frames",
         **windows_row(values["window"], cvl.header),
-        "coder": f"{values['coder']}, fresh every {values['period']} latent frames",
+        "coder": f"{values['coder']}, in periods of {values['period']} latent frames",
         "colour (CICP)": f"primaries {values['color'][0]}, transfer {values['color'][1]}, "
         f"matrix {values['color'][2]}, range {RANGES[values['color'][3]]}",
         "depth": f"{values['depth']} bits",

@@ -50,12 +50,12 @@ class BaseEngine(ABC):
 
     @abstractmethod
     def encode_stream(
-        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, aligns: bool = False
+        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, worthless: float | None = None
     ) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 
-        With `aligns`, those of groups whose frames were moved onto one, and the fields to move them back:
-        fewer bits, but they mean little without the fields.
+        With `worthless`, those of groups whose frames were moved onto one, and the fields to move them back:
+        fewer bits, but they mean little without the fields. It is the error for which no vector is coded.
         """
 
     @abstractmethod

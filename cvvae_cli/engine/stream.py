@@ -47,7 +47,7 @@ class Engine(BaseEngine):
 
     @torch.inference_mode()
     def encode_stream(
-        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, aligns: bool = False
+        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, worthless: float | None = None
     ) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 
@@ -72,12 +72,15 @@ class Engine(BaseEngine):
             parts, fields = [], []
             for at in range(0, len(rgb), step):
                 x = self.pixels_to_network(rgb[at : at + step])
-                if aligns:
-                    x, found = align.align(x)
+                if worthless is not None:
+                    x, found = align.align(x, worthless)
                     fields.append(found)
                 parts.append(self._finite(runner, x, frames)[0].float().cpu())
             latents = torch.cat(parts, dim=1)[:, :count].numpy()
-            moved = np.concatenate(fields)[:count] if aligns else None
+            moved = np.concatenate(fields)[:count] if fields else None
+            if moved is not None and frames.stop > 1:
+                last = geometry.frames_of(range(latent + count - 1, latent + count))
+                moved[-1] = align.end_after(frames.stop - last.start, moved[-1])
             yield LatentChunk(latents, frames, batch.pts, moved)
             latent += count
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from cvvae_cli.flow.estimate import VISIBLE, estimate
 from cvvae_cli.flow.field import GROUP, LARGEST, OTHERS, REFERENCE, UNIT, dense, field_size, inverse, moved
-from cvvae_cli.flow.refinement import estimated_bits, thinned
+from cvvae_cli.flow.refinement import WORTHLESS, estimated_bits, thinned
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 AREA = 8  # pixels in each direction whose errors count together
@@ -24,11 +24,12 @@ RATE = 0.02  # bits per pixel, beside which those of fields count
 
 
 @torch.no_grad()
-def align(video: Tensor) -> tuple[Tensor, np.ndarray]:
+def align(video: Tensor, worthless: float = WORTHLESS) -> tuple[Tensor, np.ndarray]:
     """Videos (B, 3, 4n, H, W) in [-1, 1] → the same with groups' frames as their reference shows them.
 
     And the fields that say how they moved, int16 (B n, 3, 2, rows, columns); see cvvae_cli/flow/field.py. A
-    group that needs no more bits as it is stays so: its fields are zero.
+    group that needs no more bits as it is stays so: its fields are zero. `worthless` is the error, in squared
+    levels, for which no vector is coded.
     """
     groups = in_groups(video)
     luma = brightness(groups)
@@ -37,12 +38,26 @@ def align(video: Tensor) -> tuple[Tensor, np.ndarray]:
     moves = (before > LEAST_GAIN).cpu().numpy()
     if not moves.any():
         return video, fields
-    fields[moves] = find(luma[moves])
+    fields[moves] = find(luma[moves], worthless)
     aligned = moved_by(groups, fields, is_back=True).clamp_(-1, 1)
     is_worth_it = worth(luma, before, brightness(aligned), fields) > 0
     fields[~is_worth_it] = 0
     keeps = torch.from_numpy(is_worth_it).to(groups.device).view(-1, 1, 1, 1, 1)
     return in_videos(torch.where(keeps, aligned, groups), len(video)), fields
+
+
+def end_after(frames: int, fields: np.ndarray) -> np.ndarray:
+    """The fields (3, 2, rows, columns) of a group of which only the first `frames` are to be seen.
+
+    What the others would be is free. Where they repeat one frame alone, something makes the group an aligned
+    one: it shows one instant, and is expected from one. The last of four moves on steadily.
+    """
+    fields = fields.copy()
+    if frames == 1:
+        fields[-1, 0, 0, 0] = 1
+    elif frames == GROUP - 1:
+        fields[-1] = -fields[-2]
+    return fields
 
 
 def restore(video: Tensor, fields: np.ndarray) -> Tensor:
@@ -104,9 +119,10 @@ def in_videos(groups: Tensor, count: int) -> Tensor:
     return groups.view(count, -1, *groups.shape[1:]).transpose(1, 2).flatten(2, 3)
 
 
-def find(luma: Tensor) -> np.ndarray:
+def find(luma: Tensor, worthless: float = WORTHLESS) -> np.ndarray:
     """The fields of groups (N, 4, H, W), where they are worth their bits."""
     reference = luma[:, REFERENCE : REFERENCE + 1].expand(-1, len(OTHERS), -1, -1)
     vectors, costs = estimate(reference, luma[:, list(OTHERS)])
     steps = (vectors * UNIT).round_().clamp_(-LARGEST, LARGEST).int()
-    return np.stack([thinned(*both) for both in zip(steps.cpu().numpy(), costs.cpu().numpy(), strict=True)])
+    both = zip(steps.cpu().numpy(), costs.cpu().numpy(), strict=True)
+    return np.stack([thinned(*of_group, worthless) for of_group in both])

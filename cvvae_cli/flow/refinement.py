@@ -79,10 +79,11 @@ def estimated_bits(fields: np.ndarray) -> float:
     return float(bits)
 
 
-def thinned(fields: np.ndarray, worth: np.ndarray) -> np.ndarray:
+def thinned(fields: np.ndarray, worth: np.ndarray, worthless: float = WORTHLESS) -> np.ndarray:
     """Fields int (3, 2, rows, columns) that differ from what is expected only where it pays, int16.
 
-    `worth` (3, 3, rows, columns) is what `estimate` says of an error of theirs.
+    `worth` (3, 3, rows, columns) is what `estimate` says of an error of theirs; `worthless` is what an error
+    around a vector may be.
     """
     first, before, after = fields
     chosen = np.zeros_like(fields)
@@ -94,5 +95,5 @@ def thinned(fields: np.ndarray, worth: np.ndarray) -> np.ndarray:
             left = wanted[where] - middle
             yy, xx, yx = costs[:, where[1], where[2]]
             error = (yy * left[0] ** 2 + xx * left[1] ** 2 + 2 * yx * left[0] * left[1]) / UNIT**2
-            chosen[part][where] = middle + np.where(error > WORTHLESS, left, 0)
+            chosen[part][where] = middle + np.where(error > worthless, left, 0)
     return from_parts(chosen).astype(np.int16)

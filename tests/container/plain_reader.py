@@ -13,7 +13,7 @@ from itertools import accumulate
 
 def read(data, tables):
     assert data[:8] == b"\x89CVL\r\n\x1a\n"
-    header, symbols, fields, past, place = None, {}, {}, (), 8
+    header, symbols, fields, past, opening, place = None, {}, {}, (), (), 8
     while place < len(data):
         tag, size = struct.unpack_from("<4sI", data, place)
         body = data[place : place + 8 + size]
@@ -32,7 +32,7 @@ def read(data, tables):
                 symbols |= read_exact(body[at:], header, first, count)
                 continue
             decode_frame = DECODERS[header["coder"]]
-            if header["coder"] == "prior-5":
+            if header["coder"] in ("prior-5", "prior-6"):
                 size = int.from_bytes(body[at : at + 3], "little")
                 moved, at = body[at + 3 : at + 3 + size], at + 3 + size
                 ans = (
@@ -40,14 +40,19 @@ def read(data, tables):
                 )
                 for t in range(first, first + count):
                     fields |= {(t, *key): value for key, value in decode_fields(ans, header).items()}
+            if first % header["period"] == 0:
+                past = ()
+                if header["coder"] == "prior-6":
+                    past, at = (opening if body[at] else ()), at + 1
             ans = Ans(struct.unpack(f"<{(len(body) - at) // 4}I", body[at:]), tables["frequencies"])
             for t in range(first, first + count):
-                past = () if t % header["period"] == 0 else past
                 is_aligned = any(vector != (0, 0) for key, vector in fields.items() if key[0] == t)
                 frame = decode_frame(
                     ans, header, tables, past, **({"is_aligned": True} if is_aligned else {})
                 )
                 symbols |= {(t, *key): value for key, value in frame.items()}
+                if t % header["period"] == 0:  # this first frame, and the last that was fresh
+                    opening = (frame, past[-1] if past else frame)
                 past = (frame, *past[:1], *past[1:][-1:])  # the last two and the first of the period
     return header, symbols, fields
 
@@ -283,6 +288,7 @@ DECODERS = {
     "prior-3": decode_centered_frame,
     "prior-4": decode_anchored_frame,
     "prior-5": decode_anchored_frame,
+    "prior-6": decode_anchored_frame,
 }
 
 

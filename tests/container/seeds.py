@@ -9,7 +9,7 @@ import numpy as np
 from tiny import GOLDEN, tiny_spec
 
 from cvvae_cli import store
-from cvvae_cli.bitstream.anchors import AlignedCoder, AnchoredCoder
+from cvvae_cli.bitstream.anchors import AlignedCoder, AnchoredCoder, LinkedCoder
 from cvvae_cli.bitstream.chunk import ChunkCoder, CoderWithFields, LatentCoder, QuantizedCoder
 from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
@@ -33,24 +33,29 @@ def coders() -> dict[str, LatentCoder]:
     motion = ChunkCoder(MotionCoder.of_model(moving.arrays, 85), 8)
     mean = CenteredCoder.of_model(centered.arrays, 85)
     anchor = AnchoredCoder.of_model(anchored.arrays, 85)
-    steady = AlignedCoder.of_model(aligned.arrays, 85)
     exact: dict[str, LatentCoder] = {name: ExactCoder(dtype) for name, dtype in EXACT_TYPES.items()}
-    return exact | {
-        "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
-        "prior-1": QuantizedCoder(Quantizer(*levelled.gain_and_step(85)), prior),
-        "prior-2": QuantizedCoder(Quantizer(*moving.gain_and_step(85)), motion),
-        "prior-3": QuantizedCoder(
-            Quantizer(*centered.gain_and_step(85), mean.symbol_bits), ChunkCoder(mean, 8)
-        ),
-        "prior-4": QuantizedCoder(
-            Quantizer(*anchored.gain_and_step(85), anchor.symbol_bits), ChunkCoder(anchor, 8)
-        ),
-        "prior-5": CoderWithFields(
-            Quantizer(*aligned.gain_and_step(85), steady.symbol_bits),
-            ChunkCoder(steady, 8),
-            FlowCoder.of_model(aligned.arrays),
-        ),
-    }
+    return (
+        exact
+        | {
+            "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
+            "prior-1": QuantizedCoder(Quantizer(*levelled.gain_and_step(85)), prior),
+            "prior-2": QuantizedCoder(Quantizer(*moving.gain_and_step(85)), motion),
+            "prior-3": QuantizedCoder(
+                Quantizer(*centered.gain_and_step(85), mean.symbol_bits), ChunkCoder(mean, 8)
+            ),
+            "prior-4": QuantizedCoder(
+                Quantizer(*anchored.gain_and_step(85), anchor.symbol_bits), ChunkCoder(anchor, 8)
+            ),
+        }
+        | {
+            kind.name: CoderWithFields(
+                Quantizer(*aligned.gain_and_step(85), kind.symbol_bits),
+                ChunkCoder(kind.of_model(aligned.arrays, 85), 8),
+                FlowCoder.of_model(aligned.arrays),
+            )
+            for kind in (AlignedCoder, LinkedCoder)
+        }
+    )
 
 
 def seeds() -> list[bytes]:

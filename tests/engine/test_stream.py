@@ -114,7 +114,7 @@ def test_timestamps_travel_with_their_frames(engine):
 
 
 def encode_aligned(engine, rgb, first_latent=0, batch=8):
-    return list(engine.encode_stream(batches_of(rgb, batch), first_latent, aligns=True))
+    return list(engine.encode_stream(batches_of(rgb, batch), first_latent, worthless=120.0))
 
 
 @pytest.mark.parametrize("busy", [1, 10**9], ids=["groups of 1", "groups of 4"])
@@ -133,6 +133,24 @@ def test_aligned_chunks_hold_what_moved_wherever_a_job_starts(engine, tiny, monk
     for wanted in (range(1), range(17, 31), range(44, 45)):
         part = np.concatenate([b.rgb for b in engine.decode_stream(chunks, 72, 56, wanted)])
         assert np.array_equal(part, frames[wanted.start : wanted.stop])
+
+
+@pytest.mark.parametrize("frames", [42, 43, 44, 45])
+def test_what_is_left_to_choose_in_the_last_group_changes_no_frame_that_is_seen(engine, frames):
+    """The last group holds one to four frames; with one it is an aligned group, expected from one instant."""
+    chunks = encode_aligned(engine, CLIP[:frames])
+    decoded = decode(engine, chunks)
+    assert decoded.shape == CLIP[:frames].shape
+    last = chunks[-1].fields[-1]
+    as_found = last.copy()
+    as_found[-1] = 0
+    found = [
+        *chunks[:-1],
+        replace(chunks[-1], fields=np.concatenate([chunks[-1].fields[:-1], as_found[None]])),
+    ]
+    assert frames == 45 or np.array_equal(decode(engine, found), decoded)
+    assert last.any() or frames != 42
+    assert not last[:2].any() or frames != 42
 
 
 def test_aligned_latents_of_what_rests_are_those_of_any_other(engine):

@@ -8,7 +8,7 @@ from torch.nn import functional
 from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.flow import align, estimate
 from cvvae_cli.flow.field import LARGEST, SPACING, UNIT, dense, field_size, inverse, moved
-from cvvae_cli.flow.refinement import estimated_bits, from_parts, thinned, to_parts
+from cvvae_cli.flow.refinement import WORTHLESS, estimated_bits, from_parts, thinned, to_parts
 from cvvae_cli.train.flow import flow_frequencies
 
 
@@ -102,6 +102,27 @@ def test_vectors_that_are_worth_nothing_are_left_out_and_those_worth_much_stay()
     costs[:, :2] = 1e9
     assert np.array_equal(thinned(fields, costs), fields)
     assert np.array_equal(from_parts(to_parts(fields)), fields)
+
+
+def test_the_error_for_which_no_vector_is_coded_is_a_choice():
+    fields = np.random.default_rng(3).integers(-30, 30, (3, 2, 5, 9)).astype(np.int32)
+    costs = np.ones((3, 3, 5, 9))
+    costs[:, 2] = 0
+    kept = [np.count_nonzero(to_parts(thinned(fields, costs, error))) for error in (1.0, 300.0, 900.0)]
+    assert kept[0] > 1.1 * kept[1] > 1.2 * kept[2] > 0
+    assert np.array_equal(thinned(fields, costs), thinned(fields, costs, WORTHLESS))
+
+
+def test_of_frames_that_are_not_to_be_seen_fields_cost_little():
+    _, fields = align.align(panning((0, 2, 4, 4)))
+    ended = align.end_after(3, fields[0])
+    assert np.array_equal(ended[:2], fields[0, :2])
+    assert not to_parts(ended.astype(np.int32))[1].any()
+    alone = align.end_after(1, np.zeros_like(fields[0]))
+    assert not alone[0].any()  # the only frame that is seen stays where it is
+    assert np.count_nonzero(alone) == 1
+    for frames in (2, 4):
+        assert np.array_equal(align.end_after(frames, fields[0]), fields[0])
 
 
 def test_gradients_pass_through_what_is_moved_back():

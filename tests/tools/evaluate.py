@@ -25,6 +25,7 @@ from cvvae_cli.bench.measure import in_step, measure
 from cvvae_cli.bench.rates import at_quality
 from cvvae_cli.bench.summary import as_markdown, curves
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
+from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.container.writer import CvlWriter
 from cvvae_cli.engine.device import choose_placement
@@ -71,8 +72,8 @@ def rounding_loss(data: Path, model: str) -> tuple[float, float]:
             for _ in codec.write_cvl(cvl, clip, NOTHING_BESIDE, engine, weights):
                 pass
             with open_cvl(path) as written:
-                aligns = ENTROPY_CODERS[header.coder].takes_fields
-                unrounded = engine.encode_stream(clip, aligns=aligns)
+                error = worthless(spec.levels[1]) if ENTROPY_CODERS[header.coder].takes_fields else None
+                unrounded = engine.encode_stream(clip, worthless=error)
                 for chunks in (
                     read_latents(written, weights),
                     (replace(chunk, latents=chunk.latents * scaled) for chunk in unrounded),
