@@ -15,6 +15,7 @@ from cvvae_cli.flow.refinement import WORTHLESS, estimated_bits, thinned
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 AREA = 8  # pixels in each direction whose errors count together
+STRIDE = 2  # of the pixels by which is judged what does not come back
 # What alignment gives, fitted to rates of training clips with it and without (weights/README.md, compact-8):
 GAIN = 0.49  # logarithm of bits for every halving of what frames differ by
 LEAST_GAIN = 0.1  # halvings, below which it is not worth it
@@ -91,7 +92,11 @@ def unlike_reference(luma: Tensor) -> Tensor:
 def worth(luma: Tensor, before: Tensor, aligned: Tensor, fields: np.ndarray) -> np.ndarray:
     """By how much groups take fewer bits aligned, (N,), as a logarithm: of frames that are more alike,
     less the bits of fields and what is lost where content does not come back."""
-    lost = (moved_by(aligned[:, None], fields)[:, 0] - luma).square_().mean((1, 2, 3))
+    lost = torch.zeros(len(luma), device=luma.device)
+    for other, moves, vectors in moving(fields, luma.device):
+        flow = dense(vectors, *luma.shape[2:])[:, :, ::STRIDE, ::STRIDE]
+        there = moved(aligned[moves, other : other + 1], flow, stride=STRIDE)[:, 0]
+        lost[moves] += (there - luma[moves, other, ::STRIDE, ::STRIDE]).square_().mean((1, 2)) / GROUP
     gain = GAIN * (before - unlike_reference(aligned)) - LOSS * torch.log2(1 + lost / CODED)
     bits = np.array([estimated_bits(field) for field in fields])
     rate = bits / (GROUP * luma.shape[2] * luma.shape[3])

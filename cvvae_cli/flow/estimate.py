@@ -12,17 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvvae_cli.flow.field import SPACING, dense, field_size, moved
+from cvvae_cli.flow.field import LARGEST, OTHERS, SPACING, UNIT, dense, field_size, moved
 
-SCALES = (16, 8, 4, 2)  # pixels of a pyramid's pixel, coarse to fine
-STEPS = 4  # at each scale
+STEPS = {16: 4, 8: 4, 4: 4, 2: 2}  # at each scale, pixels of a pyramid's pixel, coarse to fine
+FINEST = min(STEPS)
 ROUNDS = 6  # in which neighbours settle with each other
 STIFFNESS = 400.0  # weight of the neighbours, in squared slopes: levels of 255 per pixel
 WIDE = 8  # from this scale on, a vector sees farther
 STEEPEST = 0.9  # change of a vector from place to place, in spacings: at 1, content would fold over
 SMOOTHINGS = 30
 TRIAL_SCALE = 2  # pixels of a pixel in trials
-TRIALS = 2  # of every vector
+PARTS = TRIAL_SCALE * UNIT  # steps of a vector in such a pixel
+PART_BITS = PARTS.bit_length() - 1
+TRIALS = 3  # of every vector
 VISIBLE = 60.0  # squared levels: errors far below are none
 SMOOTHNESS, STEADINESS = 0.3, 0.3  # of a doubled difference, in halvings of an error
 
@@ -38,22 +40,34 @@ def estimate(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     both = torch.stack([source.flatten(0, 1), target.flatten(0, 1)], 1)
     both = functional.pad(both, (0, -w % SPACING, 0, -h % SPACING), mode="replicate")
     vectors = source.new_zeros(len(both), 2, *field_size(h, w))
-    for scale in SCALES:
-        vectors, products = least_squares(both, vectors, scale, STEPS)
-    vectors = tried(both, vectors)
-    vectors, products = least_squares(both, vectors, SCALES[-1], 1)
-    vectors = unfolded(tried(both, vectors))
+    reduced = pyramid(both)
+    for scale, steps in STEPS.items():
+        vectors, products = least_squares(reduced[scale], vectors, scale, steps)
+    matching = Matching(*reduced[TRIAL_SCALE].chunk(2, 1))
+    vectors = tried(matching, vectors)
+    vectors, products = least_squares(reduced[FINEST], vectors, FINEST, 1)
+    vectors = unfolded(tried(matching, vectors))
     return vectors.view(groups, -1, *vectors.shape[1:]), products[:, :3].reshape(
         groups, -1, 3, *products.shape[2:]
     )
 
 
+def pyramid(pictures: Tensor) -> dict[int, Tensor]:
+    """Pictures by how much they are reduced: for each of STEPS."""
+    reduced: dict[int, Tensor] = {}
+    fine = 1
+    for scale in reversed(STEPS):
+        pictures = reduced[scale] = functional.avg_pool2d(pictures, scale // fine)
+        fine = scale
+    return reduced
+
+
 def least_squares(both: Tensor, vectors: Tensor, scale: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Better vectors from pictures (N, 2, H, W) reduced by `scale`, and the products of the last step."""
-    before, after = functional.avg_pool2d(both, scale).chunk(2, 1)
+    """Better vectors from pictures (N, 2, H, W) that are reduced by `scale`, and the last step's products."""
+    before, after = both.chunk(2, 1)
     known = torch.cat([before, slopes(before)], 1)
     for _ in range(steps):
-        flow = dense(vectors, both.shape[2], both.shape[3], scale) / scale
+        flow = dense(vectors, scale * both.shape[2], scale * both.shape[3], scale) / scale
         there, down, right = moved(known, flow, "bilinear").chunk(3, 1)
         error = after - there
         products = torch.cat([down * down, right * right, down * right, down * error, right * error], 1)
@@ -64,19 +78,18 @@ def least_squares(both: Tensor, vectors: Tensor, scale: int, steps: int) -> tupl
     return vectors, products
 
 
-def tried(both: Tensor, vectors: Tensor) -> Tensor:
+def tried(matching: Matching, vectors: Tensor) -> Tensor:
     """Vectors (3 n, 2, rows, columns) after each took the best of some, in turns, as on a chessboard."""
-    source, target = functional.avg_pool2d(both, TRIAL_SCALE).chunk(2, 1)
-    rows, columns = (torch.arange(size, device=both.device) for size in vectors.shape[2:])
+    rows, columns = (torch.arange(size, device=vectors.device) for size in vectors.shape[2:])
     odd = (rows[:, None] + columns) % 2 == 1
-    misfit = misfits(source, target, vectors)
+    misfit = matching.misfits(vectors)
     for turn in TRIALS * (odd, ~odd):
         around = neighbours(vectors)
         mean = sum(around[1:], around[0]) / len(around)
         beside = torch.stack([*around, steady_motion(vectors)])
         own = misfit + bits_beside(vectors, beside)
         for candidate in (torch.zeros_like(mean), mean, *beside):
-            errors = misfits(source, target, candidate)
+            errors = matching.misfits(candidate)
             total = errors + bits_beside(candidate, beside)
             is_better = (total < own) & turn
             own = torch.where(is_better, total, own)
@@ -85,12 +98,50 @@ def tried(both: Tensor, vectors: Tensor) -> Tensor:
     return vectors
 
 
-def misfits(source: Tensor, target: Tensor, vectors: Tensor) -> Tensor:
-    """How little the pixels of each vector fit if all move by it, (N, 1, rows, columns): doublings."""
-    size = SPACING // TRIAL_SCALE
-    flow = vectors.repeat_interleave(size, 2).repeat_interleave(size, 3) / TRIAL_SCALE
-    errors = functional.avg_pool2d((moved(source, flow, "bilinear") - target).square_(), size)
-    return torch.log2(1 + (errors + blurred(errors)) / (2 * VISIBLE))
+class Matching:
+    """How little pictures fit, reduced by TRIAL_SCALE, if all pixels of a vector move by it.
+
+    They are kept as they are seen at all steps of a vector between their pixels: to move is to read from
+    another place.
+    """
+
+    def __init__(self, source: Tensor, target: Tensor) -> None:
+        """The reference of a group, three times, and its other frames, (3 n, 1, H, W)."""
+        size, device = SPACING // TRIAL_SCALE, source.device
+        source = source[:: len(OTHERS)]
+        margin = LARGEST // PARTS + 1
+        between = seen_between(functional.pad(source, (margin, margin + 1) * 2, mode="replicate"))
+        (_, _, height, self.width), (h, w) = between.shape, source.shape[2:]
+        self.plane = height * self.width
+        flat = between.flatten()
+        self.pieces = flat.as_strided((len(flat) - size + 1, size), (1, 1))  # from every place on
+        inside = torch.arange(0, size * self.width, self.width, device=device)
+        rows, columns = (torch.arange(margin, margin + n, size, device=device) for n in (h, w))
+        corners = (rows[:, None] * self.width + columns).flatten()
+        groups = torch.arange(len(target), device=device) // len(OTHERS) * PARTS**2 * self.plane
+        self.own = groups[:, None, None] + corners[:, None] + inside  # (3 n, places, rows of pixels)
+        blocks = target.view(len(target), h // size, size, w // size, size).transpose(2, 3)
+        self.target = blocks.reshape(*self.own.shape, size)
+
+    def misfits(self, vectors: Tensor) -> Tensor:
+        """Of vectors (3 n, 2, rows, columns) in pixels: doublings, (3 n, 1, rows, columns)."""
+        steps = (vectors * UNIT).round_().clamp_(-LARGEST, LARGEST).long()
+        down, right = steps.flatten(2).unbind(1)
+        part = (down % PARTS * PARTS + right % PARTS) * self.plane
+        whole = (down >> PART_BITS) * self.width + (right >> PART_BITS)
+        there = self.pieces.index_select(0, (self.own + (part + whole)[:, :, None]).flatten())
+        squares = there.view(self.target.shape).sub_(self.target).square_()
+        errors = squares.mean((2, 3)).view(len(vectors), 1, *vectors.shape[2:])
+        return torch.log2(1 + (errors + blurred(errors)) / (2 * VISIBLE))
+
+
+def seen_between(picture: Tensor) -> Tensor:
+    """(n, 1, H + 1, W + 1) → the picture at all steps of a vector between its pixels, (n, PARTS^2, H, W)."""
+    n, _, h, w = picture.shape
+    shares = torch.arange(PARTS, device=picture.device) / PARTS
+    rows = torch.lerp(picture[:, :, :-1], picture[:, :, 1:], shares.view(1, PARTS, 1, 1))[:, :, None]
+    between = torch.lerp(rows[..., :-1], rows[..., 1:], shares.view(1, 1, PARTS, 1, 1))
+    return between.reshape(n, PARTS**2, h - 1, w - 1)
 
 
 def bits_beside(vectors: Tensor, beside: Tensor) -> Tensor:

@@ -34,10 +34,13 @@ def dense(vectors: Tensor, height: int, width: int, scale: int = 1) -> Tensor:
     return spread[:, :, : -(-height // scale), : -(-width // scale)]
 
 
-def moved(pictures: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
-    """Pictures (N, K, H, W) at the places that flow (N, 2, H, W) points to, in pixels; edges go on."""
+def moved(pictures: Tensor, flow: Tensor, mode: str = "bicubic", stride: int = 1) -> Tensor:
+    """Pictures (N, K, H, W) at the places that flow points to, in pixels; edges go on.
+
+    Flow (N, 2, h, w), and what comes back, (N, K, h, w), are of every `stride`-th pixel in both directions.
+    """
     n, _, h, w = flow.shape
-    down, right = places(h, w, flow)
+    down, right = (stride * each for each in places(h, w, flow))
     grid = flow.new_empty(n, h, w, 2)
     grid[..., 0] = (flow[:, 1] + right).mul_(2 / max(1, pictures.shape[3] - 1)).sub_(1)
     grid[..., 1] = (flow[:, 0] + down).mul_(2 / max(1, pictures.shape[2] - 1)).sub_(1)

@@ -150,6 +150,30 @@ def test_what_rests_behind_something_that_moves_is_not_dragged_along():
     assert np.allclose(np.median(square, (1, 2)), UNIT * 4 * np.array([2, 1, -1]), atol=2 * UNIT)
 
 
+def test_pictures_are_matched_at_half_pixels_as_interpolation_gives_them():
+    generator = torch.Generator().manual_seed(7)
+    source, target = (255 * torch.rand(6, 1, 24, 40, generator=generator) for _ in range(2))
+    source = source[::3].repeat_interleave(3, 0)  # the references of two groups
+    vectors = 60 * torch.randn(6, 2, 3, 5, generator=generator)
+    matching = estimate.Matching(source, target)
+    size = SPACING // estimate.TRIAL_SCALE
+    steps = (vectors * UNIT).round().clamp(-LARGEST, LARGEST) / UNIT / estimate.TRIAL_SCALE
+    flow = steps.repeat_interleave(size, 2).repeat_interleave(size, 3)
+    errors = functional.avg_pool2d((moved(source, flow, "bilinear") - target).square(), size)
+    expected = torch.log2(1 + (errors + estimate.blurred(errors)) / (2 * estimate.VISIBLE))
+    assert torch.allclose(matching.misfits(vectors), expected, atol=1e-3)
+
+
+def test_a_picture_at_every_second_pixel_is_that_at_all_of_them():
+    picture, flow = (
+        texture(40, 56)[None],
+        3 * torch.randn(1, 2, 40, 56, generator=torch.Generator().manual_seed(8)),
+    )
+    assert torch.allclose(
+        moved(picture, flow[:, :, ::2, ::2], stride=2), moved(picture, flow)[:, :, ::2, ::2], atol=1e-5
+    )
+
+
 def test_a_group_that_gains_nothing_stays_as_it_is():
     pan, seed = panning((0, 3, 6, 9)), torch.Generator().manual_seed(4)
     noise = torch.randn(1, 3, 4, 96, 128, generator=seed).clamp(-1, 1)
