@@ -86,7 +86,7 @@ class VideoInfo:
     height: int
     frame_rate: Fraction  # average, or nominal
     time_base: Fraction  # seconds of one tick of pts
-    num_frames: int | None  # None where the container does not say; a hint, never a promise
+    num_frames: int | None  # or about; None where nothing tells; a hint, never a promise
     color: ColorInfo = ColorInfo()
     rotation: int = 0  # degrees clockwise that were applied to the stored picture: 0, 90, 180, 270
     pixel_aspect: Fraction = Fraction(1)  # width of a pixel over its height, after rotation

@@ -134,6 +134,35 @@ def test_periods_encoded_apart_give_the_bytes_of_the_whole(tmp_path, tiny, lossl
                 assert coder.encode(number * spec.chunk_latents, chunk.latents) == whole[number], number
 
 
+def test_samples_are_spread_over_a_clip_whatever_its_container_tells(tiny, lossless):
+    source = lossless(moving_picture(160, 48, 32, seed=12))
+    assert source.suffix == ".mkv"
+    spec = find_model("tiny-6")
+    engine = make_engine(spec, Weights(spec).build, choose_placement("cpu", "fp32"))
+    with open_source(source) as video:
+        clips, frames = take_clips(video, engine)
+    assert frames == 160
+    assert [len(clip) for clip in clips] == [45, 45, 45]
+    first, second, third = (clip.pts[0] // 40 for clip in clips)
+    assert 0 < first < second < third
+
+
+def test_what_a_linked_period_takes_is_expected_of_samples(tiny, lossless, monkeypatch):
+    """Of a clip whose periods may be linked an estimate is lower than if each began fresh."""
+    source = lossless(moving_picture(160, 48, 32, seed=12))
+    spec = find_model("tiny-7")
+    weights = Weights(spec)
+    engine = make_engine(spec, weights.build, choose_placement("cpu", "fp32"))
+    with open_source(source) as video:
+        clips, frames = take_clips(video, engine)
+    trial = Trial([encoded(clip, engine, None) for clip in clips], frames, engine, weights)
+    monkeypatch.setattr(Trial, "_bits_of_link", lambda *_: 0.0)
+    least = trial.bits_per_pixel(50)
+    monkeypatch.undo()
+    monkeypatch.setattr(type(trial._coder(50)), "links", False)
+    assert least < trial.bits_per_pixel(50)
+
+
 def test_what_samples_need_counts_the_vectors_of_aligned_groups(tiny, lossless, tmp_path):
     source = lossless(moving_picture(17, 64, 48, seed=11))
     encode_file(source, tmp_path / "out.cvl", replace(OPTIONS, model="tiny-6"))

@@ -187,12 +187,17 @@ class VideoReader:
             height=first.width if turned else first.height,
             frame_rate=Fraction(rate),
             time_base=Fraction(stream.time_base or first.time_base or 1 / rate),
-            num_frames=stream.frames or None,
+            num_frames=stream.frames or self._frames_by_duration(Fraction(rate)),
             color=color_of(first),
             rotation=rotation,
             pixel_aspect=1 / Fraction(aspect) if turned else Fraction(aspect),
             depth=depth_of(first),
         )
+
+    def _frames_by_duration(self, rate: Fraction) -> int | None:
+        """About how many there are: Matroska and WebM say only how long they last."""
+        duration = self.container.duration
+        return round(duration * rate / av.time_base) if duration and duration > 0 else None
 
     def side_source(self, kinds: frozenset[str]) -> SideSource:
         """What lies beside the video, of the streams those of `kinds`. Says what cannot be kept."""

@@ -33,6 +33,14 @@ def test_a_lossless_file_gives_every_value_back(lossless, size):
     assert pts.tolist() == [40 * i for i in range(20)]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_about_how_many_frames_there_are_is_known_before_they_are_read(tmp_path, suffix):
+    """Matroska does not say; samples for a target would all be of the beginning."""
+    path = write(tmp_path / f"clip{suffix}", moving_picture(40, 64, 48), [512 * i for i in range(40)])
+    with open_source(path) as video:
+        assert video.info.num_frames in (39, 40, 41)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
 def test_timestamps_of_variable_rate_survive(tmp_path, suffix):
     times = np.cumsum([0, 512, 512, 2048, 256, 256, 5000, 512, 512, 300])
