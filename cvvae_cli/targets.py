@@ -147,6 +147,7 @@ def take_clips(video: FrameSource, engine: BaseEngine) -> tuple[list[FrameBatch]
     expected = video.info.num_frames or length
     room = max(0, expected - length)
     starts = sorted({round(room * (n + 0.5) / SAMPLES) for n in range(SAMPLES)}) if room else [0]
+    starts.append(0)  # kept where the clip is so much shorter than expected that it has none of the others
     clips: list[list[FrameBatch]] = [[] for _ in starts]
     frames = 0
     for batch in video:
@@ -155,7 +156,8 @@ def take_clips(video: FrameSource, engine: BaseEngine) -> tuple[list[FrameBatch]
             if len(batch.rgb[keep]):
                 clip.append(FrameBatch(batch.rgb[keep].copy(), batch.pts[keep]))
         frames += len(batch)
-    return [concatenate(clip) for clip in clips if clip], frames
+    *clips, beginning = clips
+    return [concatenate(clip) for clip in clips if clip] or [concatenate(beginning)], frames
 
 
 def encoded(clip: FrameBatch, engine: BaseEngine, error: float | None) -> Sample:

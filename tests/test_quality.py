@@ -147,6 +147,16 @@ def test_samples_are_spread_over_a_clip_whatever_its_container_tells(tiny, lossl
     assert 0 < first < second < third
 
 
+def test_a_clip_much_shorter_than_its_container_tells_is_sampled_all_the_same(tiny, lossless):
+    spec = find_model("tiny-6")
+    engine = make_engine(spec, Weights(spec).build, choose_placement("cpu", "fp32"))
+    with open_source(lossless(moving_picture(9, 48, 32))) as video:
+        video.info = replace(video.info, num_frames=100_000)
+        clips, frames = take_clips(video, engine)
+    assert frames == 9
+    assert [len(clip) for clip in clips] == [9]
+
+
 def test_what_a_linked_period_takes_is_expected_of_samples(tiny, lossless, monkeypatch):
     """Of a clip whose periods may be linked an estimate is lower than if each began fresh."""
     source = lossless(moving_picture(160, 48, 32, seed=12))

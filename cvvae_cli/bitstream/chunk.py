@@ -160,9 +160,10 @@ class ChunkCoder:
 
     def encode(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> bytes:
         """Latents in cells of the quantiser, float32 (t, C, h, w) → bytes."""
-        plan = self.choose(first_latent, scaled, aligned)
-        begins = self.coder.links and self._begins_period(first_latent)
-        return bytes([LINKED if self._linked else FRESH] * begins) + self.coder.pack(plan)
+        symbols = self.coder.pack(self.choose(first_latent, scaled, aligned))
+        if not self.coder.links or not self._begins_period(first_latent):
+            return symbols
+        return bytes([LINKED if self._linked else FRESH]) + symbols
 
     def choose(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> Plan:
         """The symbols that stand for latents in cells of the quantiser, float32 (t, C, h, w)."""
@@ -190,7 +191,8 @@ class ChunkCoder:
         """Whether a chunk with which a period begins needs none before it. Raises CorruptFileError."""
         if not self.coder.links:
             return True
-        if data[:1] not in (bytes([FRESH]), bytes([LINKED])) or first_latent == 0 < data[0]:
+        known = (FRESH,) if first_latent == 0 else (FRESH, LINKED)
+        if not data or data[0] not in known:
             raise CorruptFileError("the beginning of a period is damaged")
         return data[0] == FRESH
 
