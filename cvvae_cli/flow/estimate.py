@@ -109,9 +109,11 @@ class Matching:
         """The reference of a group, three times, and its other frames, (3 n, 1, H, W)."""
         size, device = SPACING // TRIAL_SCALE, source.device
         source = source[:: len(OTHERS)]
-        margin = LARGEST // PARTS + 1
+        h, w = source.shape[2:]
+        self.most = min(LARGEST, PARTS * max(h, w))  # steps; farther, all is as at the edge
+        margin = self.most // PARTS + 1
         between = seen_between(functional.pad(source, (margin, margin + 1) * 2, mode="replicate"))
-        (_, _, height, self.width), (h, w) = between.shape, source.shape[2:]
+        height, self.width = between.shape[2:]
         self.plane = height * self.width
         flat = between.flatten()
         self.pieces = flat.as_strided((len(flat) - size + 1, size), (1, 1))  # from every place on
@@ -125,7 +127,7 @@ class Matching:
 
     def misfits(self, vectors: Tensor) -> Tensor:
         """Of vectors (3 n, 2, rows, columns) in pixels: doublings, (3 n, 1, rows, columns)."""
-        steps = (vectors * UNIT).round_().clamp_(-LARGEST, LARGEST).long()
+        steps = (vectors * UNIT).round_().clamp_(-self.most, self.most).long()
         down, right = steps.flatten(2).unbind(1)
         part = (down % PARTS * PARTS + right % PARTS) * self.plane
         whole = (down >> PART_BITS) * self.width + (right >> PART_BITS)
