@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cvvae_cli.bitstream.chunk import MOST_LINKED, ChunkCoder, which_aligned
+from cvvae_cli.bitstream.chunk import MOST_LINKED, ChunkCoder, better_beginning, which_aligned
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.flow import FlowCoder, worthless
 from cvvae_cli.bitstream.quantize import Quantizer
@@ -220,10 +220,8 @@ class Trial:
         A sample is about as long as a period: its last frame is that far from its first.
         """
         scaled, aligned = self._scaled(sample, level)
-        last = scaled[-1:]
-        plans = [coder.choose(last, past, aligned[-1:]) for past in ((), (opening, opening))]
-        best = min(plans, key=lambda plan: coder.cost(last, plan))
-        return float(coder.bits_by_channel(best).sum())
+        _, plan = better_beginning(coder, scaled[-1:], (opening, opening), aligned[-1:])
+        return float(coder.bits_by_channel(plan).sum())
 
     @cached_property
     def bits_of_fields(self) -> float:

@@ -148,6 +148,15 @@ def cut(data: bytes) -> tuple[bytes, bytes]:
     return data[SIZE_BYTES:end], data[end:]
 
 
+def better_beginning(
+    coder: SymbolCoder, frame: np.ndarray, opening: Past, aligned: Aligned
+) -> tuple[Past, Plan]:
+    """What the first latent frame (1, C, h, w) of a period had better be expected from: nothing, or the
+    opening of the period before; and its symbols."""
+    both = [(past, coder.choose(frame, past, aligned)) for past in ((), opening)]
+    return min(both, key=lambda each: coder.cost(frame, each[1]))
+
+
 class ChunkCoder:
     """Codes the symbols of chunks in order; `first_latent` says where each stands."""
 
@@ -210,10 +219,8 @@ class ChunkCoder:
         """Whether a period had better begin from the first latent frame of the one before."""
         if not self.coder.links or not self._opening or self._linked == MOST_LINKED:
             return False
-        fresh, linked = (
-            self.coder.cost(frame, self.coder.choose(frame, past, aligned)) for past in ((), self._opening)
-        )
-        return linked < fresh
+        past, _ = better_beginning(self.coder, frame, self._opening, aligned)
+        return bool(past)
 
     def _begin(self, is_linked: bool) -> None:
         if is_linked and not self._opening:

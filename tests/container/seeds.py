@@ -34,28 +34,26 @@ def coders() -> dict[str, LatentCoder]:
     mean = CenteredCoder.of_model(centered.arrays, 85)
     anchor = AnchoredCoder.of_model(anchored.arrays, 85)
     exact: dict[str, LatentCoder] = {name: ExactCoder(dtype) for name, dtype in EXACT_TYPES.items()}
-    return (
-        exact
-        | {
-            "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
-            "prior-1": QuantizedCoder(Quantizer(*levelled.gain_and_step(85)), prior),
-            "prior-2": QuantizedCoder(Quantizer(*moving.gain_and_step(85)), motion),
-            "prior-3": QuantizedCoder(
-                Quantizer(*centered.gain_and_step(85), mean.symbol_bits), ChunkCoder(mean, 8)
-            ),
-            "prior-4": QuantizedCoder(
-                Quantizer(*anchored.gain_and_step(85), anchor.symbol_bits), ChunkCoder(anchor, 8)
-            ),
-        }
-        | {
-            kind.name: CoderWithFields(
-                Quantizer(*aligned.gain_and_step(85), kind.symbol_bits),
-                ChunkCoder(kind.of_model(aligned.arrays, 85), 8),
-                FlowCoder.of_model(aligned.arrays),
-            )
-            for kind in (AlignedCoder, LinkedCoder)
-        }
-    )
+    with_fields: dict[str, LatentCoder] = {
+        kind.name: CoderWithFields(
+            Quantizer(*aligned.gain_and_step(85), kind.symbol_bits),
+            ChunkCoder(kind.of_model(aligned.arrays, 85), 8),
+            FlowCoder.of_model(aligned.arrays),
+        )
+        for kind in (AlignedCoder, LinkedCoder)
+    }
+    return exact | {
+        "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
+        "prior-1": QuantizedCoder(Quantizer(*levelled.gain_and_step(85)), prior),
+        "prior-2": QuantizedCoder(Quantizer(*moving.gain_and_step(85)), motion),
+        "prior-3": QuantizedCoder(
+            Quantizer(*centered.gain_and_step(85), mean.symbol_bits), ChunkCoder(mean, 8)
+        ),
+        "prior-4": QuantizedCoder(
+            Quantizer(*anchored.gain_and_step(85), anchor.symbol_bits), ChunkCoder(anchor, 8)
+        ),
+        **with_fields,
+    }
 
 
 def seeds() -> list[bytes]:
