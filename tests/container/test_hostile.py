@@ -7,7 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from container.fuzzing import read_all
+from container.fuzzing import LONGEST_SECONDS, read_all
 from container.seeds import coders
 
 from cvvae_cli.codec import decode_file
@@ -23,7 +23,7 @@ def test_a_hostile_file_is_refused(path):
     data = path.read_bytes()
     known = coders()
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         if path.stem not in SOUND:
             with pytest.raises((CorruptFileError, UnsupportedFormatError)):
@@ -32,7 +32,7 @@ def test_a_hostile_file_is_refused(path):
     finally:
         tracemalloc.stop()
     assert peak <= 2 * len(data) + 2**21
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < LONGEST_SECONDS
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
