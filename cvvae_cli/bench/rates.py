@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 Curve = Sequence[tuple[float, float]]  # (bits per pixel, quality in dB), in any order
 
@@ -35,6 +34,8 @@ def bd_quality(reference: Curve, test: Curve) -> float | None:
 
 def mean_difference(reference: Curve, test: Curve) -> float | None:
     """Mean of test minus reference, each y over x, where both are defined; None if that is nowhere."""
+    from scipy.interpolate import PchipInterpolator  # slow to load, and seldom needed
+
     curves = [increasing(points) for points in (reference, test)]
     if any(len(points) < 2 for points in curves):
         return None

@@ -103,7 +103,6 @@ def bench(
         require_writable_folder(report, "index.html", force=force)
 
     from cvvae_cli.bench import dataset as data
-    from cvvae_cli.bench import report as pages
     from cvvae_cli.bench.cache import RowCache
     from cvvae_cli.bench.contenders import ModelContender, parse_baseline, parse_numbers
     from cvvae_cli.bench.environment import describe
@@ -147,8 +146,10 @@ def bench(
     if csv is not None:
         csv.write_text(as_csv(results.rows))
     if report is not None:
-        pages.write_report(report, results.entries, whole, results.failures)
-        console.err.print(f"report: {report / pages.PAGE}", markup=False)
+        from cvvae_cli.bench.report import PAGE, write_report  # slow to load: it draws
+
+        write_report(report, results.entries, whole, results.failures)
+        console.err.print(f"report: {report / PAGE}", markup=False)
     if json:
         failures = [vars(failure) for failure in results.failures]
         console.print_json(

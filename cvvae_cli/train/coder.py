@@ -24,6 +24,7 @@ from cvvae_cli.train.sharpen import sharpen
 from cvvae_cli.train.trainee import Figures, Trainee, autocast_for
 
 EVALUATION_LEVELS = (0.0, 0.5, 1.0)
+PATCH_BATCHES = 60  # by which principal components are found
 
 
 class Coder(Trainee):
@@ -137,6 +138,6 @@ def start_compact(network: Compact, config: TrainConfig, sampler: ClipSampler) -
     if config.start is not None:
         network.load_state_dict(Weights(find_model_or_file(config.start)).build().state_dict())
         return
-    mean, basis = principal_components(sampler, lambda x: fold(x, TIME, COARSE), batches=60)
+    mean, basis = principal_components(sampler, lambda x: fold(x, TIME, COARSE), PATCH_BATCHES)
     channels = config.model.latent_channels
     network.start_from_principal_components(mean, basis[:, :channels], config.objective.initial_step)

@@ -251,13 +251,15 @@ def principal_components(
 
     `patch` folds a batch (B, 3, 4t, H, W) to (B, K, t, h, w).
     """
-    samples = [
-        patch(sampler.batch(-1 - i, 4, 8, 128)).permute(0, 2, 3, 4, 1).flatten(0, 3) for i in range(batches)
-    ]
-    rows = torch.cat(samples).to(torch.float64)
-    mean = rows.mean(0)
-    covariance = (rows - mean).T @ (rows - mean) / len(rows)
-    _, vectors = torch.linalg.eigh(covariance)
+    moments, count = None, 0
+    for number in range(batches):  # one at a time: all of them are a gigabyte
+        x = patch(sampler.batch(-1 - number, 4, 8, 128)).permute(0, 2, 3, 4, 1).flatten(0, 3)
+        of_batch = torch.cat([x, torch.ones_like(x[:, :1])], 1).T @ x  # the last row is the sum
+        moments = of_batch.double() if moments is None else moments.add_(of_batch)
+        count += len(x)
+    assert moments is not None
+    mean = moments[-1] / count
+    _, vectors = torch.linalg.eigh(moments[:-1] / count - torch.outer(mean, mean))
     return mean.to(torch.float32), vectors.flip(1).to(torch.float32)
 
 

@@ -17,6 +17,7 @@ from cvvae_cli.models.alignment import as_clips, as_pictures, matching_frames
 from cvvae_cli.models.compact import Compact, CompactConfig
 from cvvae_cli.models.image_vae import TinyImageVae
 from cvvae_cli.models.registry import Weights, spec_of_file
+from cvvae_cli.train import coder
 from cvvae_cli.train.config import (
     DataSection,
     LatentsSection,
@@ -185,6 +186,8 @@ def test_two_processes_are_one_with_the_doubled_batch(config, tmp_path):
         "from pathlib import Path\n"
         "from cvvae_cli.train.config import config_from_dict\n"
         "from cvvae_cli.train.loop import train\n"
+        "from cvvae_cli.train import coder\n"
+        f"coder.PATCH_BATCHES = {coder.PATCH_BATCHES}\n"
         "torch.set_num_threads(1)\n"
         "config = config_from_dict(json.loads(Path(sys.argv[1]).read_text()))\n"
         "train(config, Path(sys.argv[2]), torch.device('cpu'), on_log=lambda line: None)\n"
