@@ -225,7 +225,7 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from():
     prior = LatentPrior(4, width=16)
     vectors, aligned = prior.motion.vectors(walk), torch.rand(12, 8) < 0.5
     optimizer = torch.optim.Adam(prior.groups(5e-3))
-    for _ in range(120):
+    for _ in range(60):
         estimate = prior(prior.decoded(walk, vectors, aligned, levels), vectors, aligned, levels)
         logistic_bits(prior.quantized(walk, *estimate, vectors), *estimate).mean().backward()
         optimizer.step()
