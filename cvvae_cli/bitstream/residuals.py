@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import constriction
 import numpy as np
 
+from cvvae_cli.bitstream.lookahead import look_ahead
 from cvvae_cli.bitstream.quantize import MAX_SYMBOL, rounded
 from cvvae_cli.errors import CorruptFileError, WeightsError
 
@@ -59,6 +60,7 @@ class Prediction:
 
 Predictions = Generator[tuple[Where, Prediction], np.ndarray, None]
 Step = tuple[Where, Prediction, np.ndarray]  # where it is, what was predicted, the residuals
+Decide = Callable[[int, Where, Prediction], np.ndarray]  # of a frame's number and a step: its residuals
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class ResidualCoder(ABC):
 
     def exactly(self, symbols: np.ndarray, past: Past) -> Plan:
         """The plan of these very symbols, int32 (t, C, h, w); of coders whose symbols are whole cells."""
-        return self.plan(symbols, past, nearest)
+        return self.plan(symbols, past, lambda number, where, guess: nearest(symbols[number][where], guess))
 
     def choose(self, scaled: np.ndarray, past: Past, aligned: Aligned = None) -> Plan:
         """Symbols for latents in units of the quantiser's cells, float32 (t, C, h, w).
@@ -164,16 +166,22 @@ class ResidualCoder(ABC):
         `aligned`, here and below, says of which latent frames the frames were (t,); None: of none.
         """
         largest = (MAX_SYMBOL >> self.symbol_bits) - bool(self.symbol_bits)  # half a cell is added to it
-        return self.plan(scaled.clip(-largest, largest), past, self.best_residuals, aligned)
+        scaled = scaled.clip(-largest, largest)
+        aims, prices = look_ahead(scaled, self.price)
+
+        def decide(number: int, where: Where, guess: Prediction) -> np.ndarray:
+            return self.best_residuals(aims[number][where], guess, prices[number][where])
+
+        return self.plan(scaled, past, decide, aligned)
 
     def plan(
         self,
         values: np.ndarray,
         past: Past,
-        decide: Callable[[np.ndarray, Prediction], np.ndarray],
+        decide: Decide,
         aligned: Aligned = None,
     ) -> Plan:
-        """Walk over latent frames; `decide` gives the residuals of the values of a step."""
+        """Walk over latent frames of these values; `decide` gives the residuals of each step."""
         plan = Plan(np.zeros(values.shape, np.int32), [])
         for number, (frame, symbols) in enumerate(zip(values, plan.symbols, strict=True)):
             is_aligned = aligned is not None and bool(aligned[number])
@@ -185,7 +193,7 @@ class ResidualCoder(ABC):
                     residuals = nearest(where.values, guess)
                     coded = symbols_of(guess, residuals)
                 else:
-                    residuals = decide(frame[where], guess)
+                    residuals = decide(number, where, guess)
                     coded = symbols[where] = symbols_of(guess, residuals)
                 plan.steps.append((where, guess, residuals))
                 try:
@@ -195,18 +203,20 @@ class ResidualCoder(ABC):
             past = shift(past, symbols)
         return plan
 
-    def best_residuals(self, scaled: np.ndarray, guess: Prediction) -> np.ndarray:
-        """Of the nearest symbols, or one nearer to zero where the bits saved are worth the error."""
-        residuals = nearest(scaled, guess)
-        if self.price:
-            at = np.nonzero(residuals)
-            few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at], guess.bits)
-            far = residuals[at]
-            near = far - np.sign(far)
-            offset = offset_of(scaled[at], few)
-            lost = (offset - near) ** 2 - (offset - far) ** 2
-            saved = self.bits_of(few, far) - self.bits_of(few, near)
-            residuals[at] = np.where(self.price * saved > lost, near, far)
+    def best_residuals(self, aims: np.ndarray, guess: Prediction, prices: np.ndarray) -> np.ndarray:
+        """Of the nearest symbols, or one nearer to zero where the bits saved are worth the error.
+
+        `prices` of a bit, in squared cells, are of the shape of `aims`, in cells.
+        """
+        residuals = nearest(aims, guess)
+        at = np.nonzero(residuals)
+        few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at], guess.bits)
+        far = residuals[at]
+        near = far - np.sign(far)
+        offset = offset_of(aims[at], few)
+        lost = (offset - near) ** 2 - (offset - far) ** 2
+        saved = self.bits_of(few, far) - self.bits_of(few, near)
+        residuals[at] = np.where(prices[at] * saved > lost, near, far)
         return residuals
 
     def cost(self, scaled: np.ndarray, plan: Plan) -> float:

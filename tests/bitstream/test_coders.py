@@ -10,6 +10,7 @@ from tiny import GOLDEN, moving_picture
 from cvvae_cli.bitstream import anchors
 from cvvae_cli.bitstream.chunk import ChunkCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS, ContextTables
+from cvvae_cli.bitstream.lookahead import look_ahead
 from cvvae_cli.bitstream.quantize import MAX_SYMBOL, Quantizer
 from cvvae_cli.bitstream.residuals import Beside, by_table, round_mean
 from cvvae_cli.errors import CorruptFileError, WeightsError
@@ -107,7 +108,7 @@ def test_without_a_price_the_nearest_symbols_are_chosen(name, monkeypatch):
 
 @pytest.mark.parametrize("name", CODERS)
 def test_bits_are_saved_where_they_are_worth_the_error(name, monkeypatch):
-    """Every step's error and bits together, at the price, are least among the two symbols considered."""
+    """Every step's error and bits together, at their prices, are least among the two symbols considered."""
     coder, price = CODERS[name], 0.05
     scaled = random_scaled(6)
     monkeypatch.setattr(coder, "price", 0.0)
@@ -119,11 +120,13 @@ def test_bits_are_saved_where_they_are_worth_the_error(name, monkeypatch):
     assert 0.5 < np.abs(in_cells(coder, plan.symbols) - scaled).max() <= 1.5
     steps = [step for step in plan.steps if not isinstance(step[0], Beside)]
     frame_steps = len(steps) // len(scaled)
+    aims, prices = look_ahead(scaled, price)
     for number, (where, guess, residuals) in enumerate(steps):
-        real = scaled[number // frame_steps][where] - in_cells(coder, guess.symbols)
+        real = aims[number // frame_steps][where] - in_cells(coder, guess.symbols)
+        bit = prices[number // frame_steps][where]
 
-        def total(residuals, real=real, guess=guess):
-            return (real - residuals) ** 2 + price * coder.bits_of(guess, residuals)
+        def total(residuals, real=real, guess=guess, bit=bit):
+            return (real - residuals) ** 2 + bit * coder.bits_of(guess, residuals)
 
         far = np.rint(real).astype(int)
         near = far - np.sign(far)
