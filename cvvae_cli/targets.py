@@ -199,10 +199,11 @@ class Trial:
         first = later = linked = 0.0
         count = 0
         for sample in self.samples:
-            opening, *others = self._plans(coder, sample, level)
-            first += coder.bits_by_channel(opening).sum()
-            later += sum(coder.bits_by_channel(plan).sum() for plan in others)
-            count += sum(len(plan.symbols) for plan in others)
+            opening, *plans = self._plans(coder, sample, level)
+            start = coder.bits_by_channel(opening).sum()
+            first += start
+            later += sum(coder.bits_by_channel(plan).sum() for plan in plans) - start
+            count += sum(len(plan.symbols) for plan in plans) - 1
             if coder.links:
                 linked += self._bits_of_link(coder, sample, level, opening.symbols[0])
         start = first / len(self.samples)
@@ -238,11 +239,15 @@ class Trial:
         return kind.of_model(self.weights.arrays, level, str(self.engine.placement.device))
 
     def _plans(self, coder: ResidualCoder, sample: Sample, level: int) -> list[Plan]:
-        """Of the first latent frame of a sample, and of the others; the coder is fresh at the first alone."""
+        """Of the first latent frame of a sample, and of all its chunks; the coder is fresh at the first."""
         scaled, aligned = self._scaled(sample, level)
+        starts = np.cumsum([chunk.latents.shape[1] for chunk in sample.chunks])[:-1]
+        parts = list(zip(np.split(scaled, starts), np.split(aligned, starts), strict=True))
         chunks = ChunkCoder(coder, period=2**20)
-        parts = [part for part in (slice(0, 1), slice(1, None)) if len(scaled[part])]
-        return [chunks.choose(part.start, scaled[part], aligned[part]) for part in parts]
+        plans = [
+            chunks.choose(start, *part) for start, part in zip((0, *starts.tolist()), parts, strict=True)
+        ]
+        return [coder.choose(parts[0][0], (), parts[0][1], 1), *plans]
 
     def _scaled(self, sample: Sample, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Latents in cells (t, C, h, w), and of which of them the frames were aligned (t,)."""
@@ -257,11 +262,10 @@ class Trial:
         quantizer = Quantizer(*self.weights.gain_and_step(level), coder.symbol_bits)
         values = []
         for sample in self.samples:
-            symbols = np.concatenate([plan.symbols for plan in self._plans(coder, sample, level)])
-            ends = np.cumsum([chunk.latents.shape[1] for chunk in sample.chunks])
+            _, *plans = self._plans(coder, sample, level)
             chunks = [
-                replace(chunk, latents=quantizer.dequantize(part))
-                for part, chunk in zip(np.split(symbols, ends[:-1]), sample.chunks, strict=True)
+                replace(chunk, latents=quantizer.dequantize(plan.symbols))
+                for plan, chunk in zip(plans, sample.chunks, strict=True)
             ]
             height, width = sample.rgb.shape[1:3]
             decoded = self.engine.decode_stream(chunks, width, height)

@@ -51,7 +51,9 @@ class SymbolCoder(Protocol):
 
     links: bool  # whether a period may begin from the first latent frame of the period before
 
-    def choose(self, scaled: np.ndarray, past: Past, aligned: Aligned = None) -> Plan: ...
+    def choose(
+        self, scaled: np.ndarray, past: Past, aligned: Aligned = None, count: int | None = None
+    ) -> Plan: ...
 
     def pack(self, plan: Plan) -> bytes: ...
 
@@ -149,12 +151,12 @@ def cut(data: bytes) -> tuple[bytes, bytes]:
 
 
 def better_beginning(
-    coder: SymbolCoder, frame: np.ndarray, opening: Past, aligned: Aligned
+    coder: SymbolCoder, scaled: np.ndarray, opening: Past, aligned: Aligned
 ) -> tuple[Past, Plan]:
-    """What the first latent frame (1, C, h, w) of a period had better be expected from: nothing, or the
-    opening of the period before; and its symbols."""
-    both = [(past, coder.choose(frame, past, aligned)) for past in ((), opening)]
-    return min(both, key=lambda each: coder.cost(frame, each[1]))
+    """What the first latent frame of a period had better be expected from: nothing, or the opening of the
+    period before; and its symbols. `scaled` (t, C, h, w) is of its chunk."""
+    both = [(past, coder.choose(scaled, past, aligned, 1)) for past in ((), opening)]
+    return min(both, key=lambda each: coder.cost(scaled[:1], each[1]))
 
 
 class ChunkCoder:
@@ -177,7 +179,7 @@ class ChunkCoder:
     def choose(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> Plan:
         """The symbols that stand for latents in cells of the quantiser, float32 (t, C, h, w)."""
         if self._begins_period(first_latent):
-            self._begin(self._links_well(scaled[:1], None if aligned is None else aligned[:1]))
+            self._begin(self._links_well(scaled, aligned))
         plan = self.coder.choose(scaled, self._past, aligned)
         self._remember(first_latent, plan.symbols)
         return plan
@@ -215,11 +217,11 @@ class ChunkCoder:
         self._begin(not self.is_fresh(first_latent, data))
         return data[1:] if self.coder.links else data
 
-    def _links_well(self, frame: np.ndarray, aligned: Aligned) -> bool:
+    def _links_well(self, scaled: np.ndarray, aligned: Aligned) -> bool:
         """Whether a period had better begin from the first latent frame of the one before."""
         if not self.coder.links or not self._opening or self._linked == MOST_LINKED:
             return False
-        past, _ = better_beginning(self.coder, frame, self._opening, aligned)
+        past, _ = better_beginning(self.coder, scaled, self._opening, aligned)
         return bool(past)
 
     def _begin(self, is_linked: bool) -> None:

@@ -160,10 +160,13 @@ class ResidualCoder(ABC):
         """The plan of these very symbols, int32 (t, C, h, w); of coders whose symbols are whole cells."""
         return self.plan(symbols, past, lambda number, where, guess: nearest(symbols[number][where], guess))
 
-    def choose(self, scaled: np.ndarray, past: Past, aligned: Aligned = None) -> Plan:
+    def choose(
+        self, scaled: np.ndarray, past: Past, aligned: Aligned = None, count: int | None = None
+    ) -> Plan:
         """Symbols for latents in units of the quantiser's cells, float32 (t, C, h, w).
 
-        `aligned`, here and below, says of which latent frames the frames were (t,); None: of none.
+        Or of the first `count` of them, as they would be among all. `aligned`, here and below, says of which
+        latent frames the frames were (t,); None: of none.
         """
         largest = (MAX_SYMBOL >> self.symbol_bits) - bool(self.symbol_bits)  # half a cell is added to it
         scaled = scaled.clip(-largest, largest)
@@ -172,7 +175,7 @@ class ResidualCoder(ABC):
         def decide(number: int, where: Where, guess: Prediction) -> np.ndarray:
             return self.best_residuals(aims[number][where], guess, prices[number][where])
 
-        return self.plan(scaled, past, decide, aligned)
+        return self.plan(scaled, past, decide, aligned, count)
 
     def plan(
         self,
@@ -180,12 +183,14 @@ class ResidualCoder(ABC):
         past: Past,
         decide: Decide,
         aligned: Aligned = None,
+        count: int | None = None,
     ) -> Plan:
-        """Walk over latent frames of these values; `decide` gives the residuals of each step."""
-        plan = Plan(np.zeros(values.shape, np.int32), [])
-        for number, (frame, symbols) in enumerate(zip(values, plan.symbols, strict=True)):
+        """Walk over latent frames of these values, `count` of them or all; `decide` gives the residuals of
+        each step."""
+        plan = Plan(np.zeros(values[:count].shape, np.int32), [])
+        for number, symbols in enumerate(plan.symbols):
             is_aligned = aligned is not None and bool(aligned[number])
-            steps = self.predictions(frame.shape, past, values[number:], is_aligned=is_aligned)
+            steps = self.predictions(symbols.shape, past, values[number:], is_aligned=is_aligned)
             where, guess = next(steps)
             while True:
                 if isinstance(where, Beside):
