@@ -2,15 +2,17 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import CODERS as CODERS_OF_TINY
 from tiny import GOLDEN, moving_picture
 
-from cvvae_cli.bitstream import anchors
+from cvvae_cli.bitstream import anchors, prior
 from cvvae_cli.bitstream.chunk import ChunkCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS, ContextTables
 from cvvae_cli.bitstream.lookahead import look_ahead
+from cvvae_cli.bitstream.prior import convolve, singles_are_exact
 from cvvae_cli.bitstream.quantize import MAX_SYMBOL, Quantizer
 from cvvae_cli.bitstream.residuals import Beside, by_table, round_mean
 from cvvae_cli.errors import CorruptFileError, WeightsError
@@ -135,10 +137,6 @@ def test_bits_are_saved_where_they_are_worth_the_error(name, monkeypatch):
 
 def test_products_that_torch_rounds_are_noticed_and_change_nothing():
     """Under autocast products of float32 are those of bf16: the network must then compute in float64."""
-    import torch
-
-    from cvvae_cli.bitstream.prior import singles_are_exact
-
     coder, symbols = coder_of("prior-1"), random_symbols(8, 3, 20, 30, 4.0)
     data = coder.encode(symbols, ())
     assert singles_are_exact()
@@ -148,6 +146,38 @@ def test_products_that_torch_rounds_are_noticed_and_change_nothing():
         assert coder.network().dtype == torch.float64
         assert coder.encode(symbols, ()) == data
         assert np.array_equal(coder.decode(data, symbols.shape, ()), symbols)
+
+
+def test_convolutions_that_are_no_plain_sums_are_noticed_and_change_nothing(monkeypatch):
+    """As minimal filtering is, by which some machines might convolve."""
+    coder, symbols = coder_of("prior-1"), random_symbols(8, 3, 20, 30, 4.0)
+    data = coder.encode(symbols, ())
+    assert coder.network().dtype == torch.float32
+    assert prior.convolutions_are_sums.__wrapped__()
+    plain = torch.nn.functional.conv2d
+    monkeypatch.setattr("torch.nn.functional.conv2d", lambda x, *rest, **kw: 3 * plain(x / 3, *rest, **kw))
+    assert not prior.convolutions_are_sums.__wrapped__()
+    monkeypatch.undo()
+    monkeypatch.setattr(prior, "convolutions_are_sums", lambda: False)
+    assert coder.network().dtype == torch.float64
+    assert coder.encode(symbols, ()) == data
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (2, 3), (33, 40)])
+@pytest.mark.parametrize("inputs", [2, 64])
+def test_a_convolution_is_the_sum_of_its_products(size, inputs):
+    """In float32 as in float64, and of what is laid out otherwise too."""
+    torch.manual_seed(0)
+    x = torch.randint(-255, 256, (inputs, *size)).permute(1, 2, 0)
+    kernels, bias = torch.randint(-99, 100, (3, 8, 3 * inputs)), torch.randint(-99, 100, (8,))
+    wanted = torch.nn.functional.conv2d(
+        x.permute(2, 0, 1)[None].double(),
+        kernels.view(3, 8, 3, inputs).permute(1, 3, 0, 2).double(),
+        bias.double(),
+        padding=1,
+    )[0].permute(1, 2, 0)
+    for kind in (torch.float32, torch.float64):
+        assert torch.equal(convolve(x.to(kind), kernels.to(kind), bias.to(kind)).double(), wanted)
 
 
 @pytest.mark.gpu
