@@ -268,12 +268,12 @@ class ResidualCoder(ABC):
         return symbols
 
     def decode_residuals(self, coder: constriction.stream.stack.AnsCoder, guess: Prediction) -> np.ndarray:
-        groups = list(by_table(guess.tables))
-        if not groups:
+        order, counts = sort_by_table(guess.tables)
+        if not counts:
             return np.zeros_like(guess.tables)
         values = np.empty(guess.tables.size, np.int32)
-        values[np.concatenate([positions for _, positions in groups])] = np.concatenate(
-            [coder.decode(self.models[table], len(positions)) for table, positions in groups]
+        values[order] = np.concatenate(
+            [coder.decode(self.models[table], count) for table, count in counts.items()]
         )
         escaped = values == ESCAPE
         values -= CENTER
@@ -352,13 +352,20 @@ def steps_of(guess: Prediction, residuals: np.ndarray) -> Iterator[tuple[np.ndar
 
 def by_table(tables: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Each table in use, ascending, with its positions in row order."""
-    flat = tables.ravel()
-    order = np.argsort(flat.astype(np.uint16), kind="stable")
+    order, counts = sort_by_table(tables)
     begin = 0
-    for table, count in enumerate(np.bincount(flat).tolist()):
-        if count:
-            yield table, order[begin : begin + count]
-            begin += count
+    for table, count in counts.items():
+        yield table, order[begin : begin + count]
+        begin += count
+
+
+def sort_by_table(tables: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
+    """Positions by table, then in row order; and how many are of each table in use, ascending."""
+    flat = tables.ravel()
+    counts = np.bincount(flat)
+    used = np.flatnonzero(counts)
+    order = np.argsort(flat.astype(np.uint16), kind="stable")
+    return order, dict(zip(used.tolist(), counts[used].tolist(), strict=True))
 
 
 def shift(past: Past, frame: np.ndarray) -> Past:

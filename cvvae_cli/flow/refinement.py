@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -36,20 +37,28 @@ def between(known: np.ndarray, where: Where, neighbours: Neighbours) -> tuple[np
 
     For a neighbour outside the field, the first of the four stands in.
     """
-    own = known[where]
     if not neighbours:
+        own = known[where]
         return np.zeros_like(own), np.zeros_like(own)
-    rows = np.arange(known.shape[1])[where[1]][:, None]
-    columns = np.arange(known.shape[2])[where[2]]
-    around: list[np.ndarray] = []
-    for down, right in neighbours:
-        y, x = rows + down, columns + right
-        is_known = (y >= 0) & (y < known.shape[1]) & (x >= 0) & (x < known.shape[2])
-        there = known[:, np.where(is_known, y, 0), np.where(is_known, x, 0)]
-        around.append(np.where(is_known, there, around[0]) if around else there)
-    values = np.stack(around)
-    low, high = values.min(0), values.max(0)
-    return (values.sum(0, dtype=np.int32) - low - high) >> 1, high - low
+    rows, columns = where[1:]
+    places = places_of(known.shape[1:], (rows.start, columns.start), (rows.step, columns.step), neighbours)
+    values = known.reshape(2, -1).take(places, 1)
+    low, high = values.min(1), values.max(1)
+    return (values.sum(1, dtype=np.int32) - low - high) >> 1, high - low
+
+
+@lru_cache(maxsize=64)
+def places_of(
+    size: tuple[int, int], start: tuple[int, int], step: tuple[int, int], neighbours: Neighbours
+) -> np.ndarray:
+    """Where the neighbours (4, rows, columns) of a step lie in a field of that size that is laid flat."""
+    (height, width), (top, left), (down, right) = size, start, step
+    offsets = np.array(neighbours)[:, :, None, None]
+    y = np.arange(top, height, down)[:, None] + offsets[:, 0]
+    x = np.arange(left, width, right) + offsets[:, 1]
+    places = y * width + x
+    is_known = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return np.where(is_known, places, places[:1])
 
 
 def to_parts(fields: np.ndarray) -> np.ndarray:
