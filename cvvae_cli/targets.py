@@ -196,18 +196,17 @@ class Trial:
         """Of the clip, if it is like the samples; each counts its first latent frame as a fresh start."""
         spec = self.engine.spec
         coder = self._coder(level)
-        first = later = linked = 0.0
-        count = 0
+        first = whole = linked = 0.0
+        count = 0  # of the latent frames but the first ones
         for sample in self.samples:
-            opening, *plans = self._plans(coder, sample, level)
-            start = coder.bits_by_channel(opening).sum()
-            first += start
-            later += sum(coder.bits_by_channel(plan).sum() for plan in plans) - start
+            opening, plans = self._opening(coder, sample, level), self._plans(coder, sample, level)
+            first += coder.bits_by_channel(opening).sum()
+            whole += sum(coder.bits_by_channel(plan).sum() for plan in plans)
             count += sum(len(plan.symbols) for plan in plans) - 1
             if coder.links:
                 linked += self._bits_of_link(coder, sample, level, opening.symbols[0])
         start = first / len(self.samples)
-        following = later / count if count else start
+        following = (whole - first) / count if count else start
         latents = spec.geometry.num_latents(self.frames)
         starts = -(-latents // spec.period)
         fresh = -(-starts // (MOST_LINKED + 1)) if coder.links else starts
@@ -220,7 +219,7 @@ class Trial:
 
         A sample is about as long as a period: its last frame is that far from its first.
         """
-        scaled, aligned = self._scaled(sample, level)
+        scaled, aligned = self._scaled(sample.chunks[-1], level)
         _, plan = better_beginning(coder, scaled[-1:], (opening, opening), aligned[-1:])
         return float(coder.bits_by_channel(plan).sum())
 
@@ -238,23 +237,24 @@ class Trial:
         kind = ENTROPY_CODERS[self.engine.spec.coder]
         return kind.of_model(self.weights.arrays, level, str(self.engine.placement.device))
 
-    def _plans(self, coder: ResidualCoder, sample: Sample, level: int) -> list[Plan]:
-        """Of the first latent frame of a sample, and of all its chunks; the coder is fresh at the first."""
-        scaled, aligned = self._scaled(sample, level)
-        starts = np.cumsum([chunk.latents.shape[1] for chunk in sample.chunks])[:-1]
-        parts = list(zip(np.split(scaled, starts), np.split(aligned, starts), strict=True))
-        chunks = ChunkCoder(coder, period=2**20)
-        plans = [
-            chunks.choose(start, *part) for start, part in zip((0, *starts.tolist()), parts, strict=True)
-        ]
-        return [coder.choose(parts[0][0], (), parts[0][1], 1), *plans]
+    def _opening(self, coder: ResidualCoder, sample: Sample, level: int) -> Plan:
+        """Of the first latent frame of a sample, as it is in `_plans`."""
+        scaled, aligned = self._scaled(sample.chunks[0], level)
+        return coder.choose(scaled, (), aligned, count=1)
 
-    def _scaled(self, sample: Sample, level: int) -> tuple[np.ndarray, np.ndarray]:
+    def _plans(self, coder: ResidualCoder, sample: Sample, level: int) -> list[Plan]:
+        """Of the chunks of a sample; the coder is fresh at the first."""
+        coded = ChunkCoder(coder, period=2**20)
+        plans, first_latent = [], 0
+        for chunk in sample.chunks:
+            plans.append(coded.choose(first_latent, *self._scaled(chunk, level)))
+            first_latent += chunk.latents.shape[1]
+        return plans
+
+    def _scaled(self, chunk: LatentChunk, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Latents in cells (t, C, h, w), and of which of them the frames were aligned (t,)."""
-        quantizer = Quantizer(*self.weights.gain_and_step(level))
-        scaled = np.concatenate([quantizer.scale(chunk.latents) for chunk in sample.chunks])
-        fields = [chunk.fields for chunk in sample.chunks if chunk.fields is not None]
-        return scaled, which_aligned(np.concatenate(fields)) if fields else np.zeros(len(scaled), bool)
+        scaled = Quantizer(*self.weights.gain_and_step(level)).scale(chunk.latents)
+        return scaled, np.zeros(len(scaled), bool) if chunk.fields is None else which_aligned(chunk.fields)
 
     def psnr_db(self, level: int) -> float:
         """Mean over the samples' frames, decoded."""
@@ -262,7 +262,7 @@ class Trial:
         quantizer = Quantizer(*self.weights.gain_and_step(level), coder.symbol_bits)
         values = []
         for sample in self.samples:
-            _, *plans = self._plans(coder, sample, level)
+            plans = self._plans(coder, sample, level)
             chunks = [
                 replace(chunk, latents=quantizer.dequantize(plan.symbols))
                 for plan, chunk in zip(plans, sample.chunks, strict=True)

@@ -200,7 +200,8 @@ def test_samples_are_coded_as_the_clip_is(tiny, lossless, tmp_path):
         clips, frames = take_clips(video, engine)
     sample = encoded(clips[0], engine, None)
     trial = Trial([sample], frames, engine, weights)
-    opening, *plans = trial._plans(trial._coder(40), sample, 40)
+    coder = trial._coder(40)
+    opening, plans = trial._opening(coder, sample, 40), trial._plans(coder, sample, 40)
     with open_cvl(tmp_path / "out.cvl") as cvl:
         chunks = latent_coder(cvl.header, weights).chunks
         for number, plan in enumerate(plans):
