@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +34,8 @@ from cvvae_cli.engine.ahead import ahead
 from cvvae_cli.engine.base import BaseEngine, EngineOptions
 from cvvae_cli.engine.device import Placement, choose_placement
 from cvvae_cli.engine.load import make_engine, with_geometry
+from cvvae_cli.engine.mirror import Mirror
+from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import (
     ConfigError,
 )
@@ -65,7 +68,7 @@ from cvvae_cli.video.writer import (
 
 logger = logging.getLogger("cvvae")
 LEVELS_PER_QUALITY = 10  # headers count levels in tenths
-CHOICE = 5  # counts changes of which symbols encoding chooses: what was measured with others is stale
+CHOICE = 6  # counts changes of which symbols encoding chooses: what was measured with others is stale
 
 
 def encode_file(
@@ -96,7 +99,9 @@ def encode_file(
         header = header_for(video, source, side, engine, weights, options)
         with outputs.replace_on_success(output, force=options.force, resume=options.resume) as part:
             cvl, point = writer_of(part.path, header, resume=options.resume)
-            steps = write_cvl(cvl, video, side, engine, weights, point, aligns=options.align)
+            steps = write_cvl(
+                cvl, video, side, engine, weights, point, aligns=options.align, details=options.detail
+            )
             with closing(steps):
                 for progress in steps:
                     part.is_resumable = header.source is not None
@@ -114,13 +119,20 @@ def write_cvl(
     point: ResumePoint | None = None,
     *,
     aligns: bool = True,
+    details: bool = True,
 ) -> Generator[Progress, None, None]:
-    """Encode all frames of a reader, and what lies beside them, into a file just begun; close the file."""
+    """Encode all frames of a reader, and what lies beside them, into a file just begun; close the file.
+
+    `aligns` and `details`: frames are aligned and detail is coded, where the coder does such.
+    """
     with cvl.file, cvl:
         coder = latent_coder(cvl.header, weights, str(engine.placement.device))
         level = cvl.header.level
         error = worthless(level) if aligns and coder.takes_fields and level is not None else None
-        yield from EncodeJob(cvl, video, side, engine, coder, point or START, error).run()
+        mirror = None
+        if details and coder.takes_detail and isinstance(engine, Engine):
+            mirror = Mirror(engine)
+        yield from EncodeJob(cvl, video, side, engine, coder, point or START, error, mirror).run()
 
 
 def choose_quality(source: Path, engine: BaseEngine, weights: Weights, options: EncodeOptions) -> float:
@@ -134,7 +146,9 @@ def choose_quality(source: Path, engine: BaseEngine, weights: Weights, options: 
         raise ConfigError("a target chooses the quality", hint="pass no --quality and no --exact beside it")
     with open_source(source, options.frame_rate, deinterlace=options.deinterlace) as video:
         side = video.side_source(side_kinds(options))
-        choice = find_level(options.target, video, side, engine, weights, aligns=options.align)
+        choice = find_level(
+            options.target, video, side, engine, weights, aligns=options.align, details=options.detail
+        )
     quality = choice.level / LEVELS_PER_QUALITY
     logger.warning(
         "quality %g: samples give %.2f dB at %.4f bits per pixel",
@@ -156,6 +170,7 @@ class EncodeJob:
     coder: LatentCoder
     point: ResumePoint
     worthless: float | None  # the error for which no vector is coded; None: frames are not aligned
+    mirror: Mirror | None  # says what detail lacks; None: none is coded
 
     def run(self) -> Iterator[Progress]:
         """Write the chunks from the resume point on, and tell after each how far it is."""
@@ -167,7 +182,8 @@ class EncodeJob:
         with closing(ahead(self._computed(number, side), self.engine.placement.device)) as computed:
             for chunk, packets in computed:
                 if number >= self.point.chunks:
-                    data = self.coder.encode(cvl.num_latents, chunk.latents, chunk.fields)
+                    lacking = partial(self.mirror.lacking, chunk) if self.mirror else None
+                    data = self.coder.encode(cvl.num_latents, chunk.latents, chunk.fields, lacking)
                     cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
                 elif number == self.point.chunks - 1 and tuple(chunk.pts.tolist()) != self.point.pts:
                     raise ConfigError("the source reads differently from before", hint=START_OVER)
@@ -181,7 +197,10 @@ class EncodeJob:
     def _computed(self, number: int, side: SideWriter | None) -> Iterator[tuple[LatentChunk, Pieces]]:
         """The chunks from a number on, each with the side streams met while its frames were read."""
         first = number * self.cvl.header.chunk
-        for chunk in self.engine.encode_stream(self.video, first, worthless=self.worthless):
+        chunks = self.engine.encode_stream(
+            self.video, first, worthless=self.worthless, keeps_means=self.mirror is not None
+        )
+        for chunk in chunks:
             yield chunk, side.take() if side else []
 
     def _side_writer(self) -> SideWriter | None:
@@ -201,9 +220,20 @@ class EncodeJob:
         self.video.start_at(
             header.geometry.frames_of(range(first * header.chunk, chunks * header.chunk)).start
         )
-        with open_cvl(Path(self.cvl.file.name), allow_partial=True) as written:
-            list(decoded_chunks(written, self.coder, range(chunks - 1, chunks)))  # the coder learns the past
+        self._learn_the_past(chunks)
         return first
+
+    def _learn_the_past(self, chunks: int) -> None:
+        """Decode what coder and mirror need of the chunks that are written."""
+        header = self.cvl.header
+        size = header.geometry.latent_size(*header.size)
+        first = chunks - 1
+        if self.mirror:
+            first = min(first, self.engine.reaching(chunks * header.chunk, *size) // header.chunk)
+        with open_cvl(Path(self.cvl.file.name), allow_partial=True) as written:
+            for chunk in decoded_chunks(written, self.coder, range(first, chunks)):
+                if self.mirror:
+                    self.mirror.means(chunk)
 
 
 def rate_of(cvl: CvlWriter) -> float:
@@ -231,6 +261,7 @@ def header_for(
         "level": level,
         "exact": options.exact,
         "align": options.align,
+        "detail": options.detail,
         "side": sorted(side_kinds(options)),
         "deinterlace": options.deinterlace,
         "rate": str(options.frame_rate) if options.frame_rate else None,

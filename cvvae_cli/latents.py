@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from cvvae_cli.bitstream.chunk import ChunkCoder, CoderWithFields, LatentCoder, QuantizedCoder
+from cvvae_cli.bitstream.anchors import DetailedCoder
+from cvvae_cli.bitstream.chunk import (
+    ChunkCoder,
+    CoderWithDetail,
+    CoderWithFields,
+    LatentCoder,
+    QuantizedCoder,
+)
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
 from cvvae_cli.bitstream.flow import FlowCoder
@@ -49,6 +56,8 @@ def latent_coder(header: Header, weights: Weights, device: str = "cpu") -> Laten
         )
     coder = kind.of_model(weights.arrays, header.level, device)
     quantizer = Quantizer(*weights.gain_and_step(header.level), coder.symbol_bits)
+    if isinstance(coder, DetailedCoder):
+        return CoderWithDetail(quantizer, coder, header.period, FlowCoder.of_model(weights.arrays))
     chunks = ChunkCoder(coder, header.period)
     if coder.takes_fields:
         return CoderWithFields(quantizer, chunks, FlowCoder.of_model(weights.arrays))
@@ -77,10 +86,11 @@ def decoded_chunks(
     channels = header.geometry.channels
     rows, columns = header.geometry.latent_size(*header.size)
 
-    def decoded(chunk: Chunk, latents: range) -> tuple[np.ndarray, np.ndarray | None]:
+    def decoded(chunk: Chunk, latents: range) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         shape = (channels, len(latents), rows, columns)
         fields = coder.decode_fields(chunk.symbols, shape)
-        return coder.decode(latents.start, chunk.symbols, shape, fields), fields
+        values = coder.decode(latents.start, chunk.symbols, shape, fields)
+        return values, fields, coder.decode_detail(latents.start, chunk.symbols, shape)
 
     *earlier, opening = openings(cvl, coder, chunks.start)
     for chunk in earlier:
@@ -89,11 +99,12 @@ def decoded_chunks(
     for number in range(first, chunks.stop):
         chunk = opening if number == first else cvl.read_chunk(number)
         latents = range(chunk.latents.start, min(chunk.latents.stop, stop))
-        values, fields = decoded(chunk, latents)
+        values, fields, detail = decoded(chunk, latents)
         if number in chunks:
             start = cvl.frames_of(number).start
             frames = range(start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
-            yield LatentChunk(values, frames, np.array(chunk.pts[: len(frames)], np.int64), fields)
+            pts = np.array(chunk.pts[: len(frames)], np.int64)
+            yield LatentChunk(values, frames, pts, fields, detail=detail)
 
 
 def openings(cvl: CvlReader, coder: LatentCoder, number: int) -> list[Chunk]:

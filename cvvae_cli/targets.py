@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from cvvae_cli.bitstream.anchors import DetailedCoder
 from cvvae_cli.bitstream.chunk import MOST_LINKED, ChunkCoder, better_beginning, which_aligned
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
+from cvvae_cli.bitstream.detail import DetailCoder, Memory
+from cvvae_cli.bitstream.detail_choice import DetailChooser
 from cvvae_cli.bitstream.flow import FlowCoder, worthless
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Plan, ResidualCoder
 from cvvae_cli.engine.base import BaseEngine
+from cvvae_cli.engine.mirror import Mirror
 from cvvae_cli.engine.plan import concatenate
+from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights
@@ -56,12 +61,13 @@ def find_level(
     weights: Weights,
     *,
     aligns: bool = True,
+    details: bool = True,
 ) -> Choice:
     """The highest level that keeps within a rate or size, or the lowest that reaches a PSNR.
 
-    `aligns`: frames of a group are moved onto one, if the coder can. How depends on the level, so it is done
-    again once that is known about. `video` is read to its end. Raises ConfigError for a target that no level
-    reaches.
+    `aligns`: frames of a group are moved onto one, and `details`: detail is coded, if the coder can. How
+    frames are aligned depends on the level, so it is done again once that is known about. `video` is read to
+    its end. Raises ConfigError for a target that no level reaches.
     """
     if engine.spec.levels is None:
         raise ConfigError(f"{engine.spec.name} has one quality level only", hint="leave the target out")
@@ -69,11 +75,13 @@ def find_level(
     counter = SideCounter(video, side)
     clips, frames = take_clips(video, engine)
     most = room_for(target, clips[0].rgb.shape[1:3], frames, counter, engine)
-    aligns = aligns and ENTROPY_CODERS[engine.spec.coder].takes_fields
+    kind = ENTROPY_CODERS[engine.spec.coder]
+    aligns, details = aligns and kind.takes_fields, details and kind.takes_detail
     level = (first + last) // 2
     for _ in range(2 if aligns else 1):
         error = worthless(level) if aligns else None
-        trial = Trial([encoded(clip, engine, error) for clip in clips], frames, engine, weights)
+        samples = [encoded(clip, engine, error, details=details) for clip in clips]
+        trial = Trial(samples, frames, engine, weights)
         if target.psnr_db is not None:
             found = trial.lowest_level(target.psnr_db)
             level = last if found is None else found
@@ -160,9 +168,20 @@ def take_clips(video: FrameSource, engine: BaseEngine) -> tuple[list[FrameBatch]
     return [concatenate(clip) for clip in clips if clip] or [concatenate(beginning)], frames
 
 
-def encoded(clip: FrameBatch, engine: BaseEngine, error: float | None) -> Sample:
+def encoded(clip: FrameBatch, engine: BaseEngine, error: float | None, *, details: bool = False) -> Sample:
     """With frames aligned where `error` is given: that for which no vector is coded."""
-    return Sample(clip.rgb, tuple(engine.encode_stream([clip], worthless=error)))
+    chunks = engine.encode_stream([clip], worthless=error, keeps_means=details)
+    return Sample(clip.rgb, tuple(chunks))
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A chunk of a sample at a level."""
+
+    plan: Plan
+    latents: np.ndarray  # as they are decoded
+    detail: np.ndarray | None  # that is added to its pictures
+    detail_bits: int
 
 
 class Trial:
@@ -197,14 +216,18 @@ class Trial:
         spec = self.engine.spec
         coder = self._coder(level)
         first = whole = linked = 0.0
-        count = 0  # of the latent frames but the first ones
+        count = links = 0  # of the latent frames but the first ones; of the samples that a link suits
+        details = []  # bits of the detail of each chunk
         for sample in self.samples:
-            opening, plans = self._opening(coder, sample, level), self._plans(coder, sample, level)
+            opening, coded = self._opening(coder, sample, level), self._coded(coder, sample, level)
             first += coder.bits_by_channel(opening).sum()
-            whole += sum(coder.bits_by_channel(plan).sum() for plan in plans)
-            count += sum(len(plan.symbols) for plan in plans) - 1
+            whole += sum(coder.bits_by_channel(chunk.plan).sum() for chunk in coded)
+            count += sum(len(chunk.plan.symbols) for chunk in coded) - 1
+            details.append([chunk.detail_bits for chunk in coded])
             if coder.links:
-                linked += self._bits_of_link(coder, sample, level, opening.symbols[0])
+                is_linked, bits_of_link = self._link(coder, sample, level, opening.symbols[0])
+                linked += bits_of_link
+                links += is_linked
         start = first / len(self.samples)
         following = (whole - first) / count if count else start
         latents = spec.geometry.num_latents(self.frames)
@@ -212,16 +235,20 @@ class Trial:
         fresh = -(-starts // (MOST_LINKED + 1)) if coder.links else starts
         bits = fresh * start + (starts - fresh) * linked / len(self.samples)
         bits += (latents - starts) * following + (latents - 1) * self.bits_of_fields
+        openings = starts - (starts - fresh) * links / len(self.samples)  # at which detail is coded anew
+        bits += bits_of_details(details, openings, -(-latents // spec.chunk_latents))
         return float(bits / (self.frames * self.pixels))
 
-    def _bits_of_link(self, coder: ResidualCoder, sample: Sample, level: int, opening: np.ndarray) -> float:
-        """Of the first latent frame of a period, from that of the one before if it takes less so.
+    def _link(
+        self, coder: ResidualCoder, sample: Sample, level: int, opening: np.ndarray
+    ) -> tuple[bool, float]:
+        """Whether the first latent frame of a period takes less from that of the one before; its bits.
 
         A sample is about as long as a period: its last frame is that far from its first.
         """
         scaled, aligned = self._scaled(sample.chunks[-1], level)
-        _, plan = better_beginning(coder, scaled[-1:], (opening, opening), aligned[-1:])
-        return float(coder.bits_by_channel(plan).sum())
+        past, plan = better_beginning(coder, scaled[-1:], (opening, opening), aligned[-1:])
+        return bool(past), float(coder.bits_by_channel(plan).sum())
 
     @cached_property
     def bits_of_fields(self) -> float:
@@ -242,14 +269,21 @@ class Trial:
         scaled, aligned = self._scaled(sample.chunks[0], level)
         return coder.choose(scaled, (), aligned, count=1)
 
-    def _plans(self, coder: ResidualCoder, sample: Sample, level: int) -> list[Plan]:
-        """Of the chunks of a sample; the coder is fresh at the first."""
-        coded = ChunkCoder(coder, period=2**20)
-        plans, first_latent = [], 0
+    def _coded(self, coder: ResidualCoder, sample: Sample, level: int) -> list[Coded]:
+        """The chunks of a sample; the coder is fresh at the first."""
+        chunks = ChunkCoder(coder, period=2**20)
+        quantizer = Quantizer(*self.weights.gain_and_step(level), coder.symbol_bits)
+        details = Details(self.engine, level) if sample.chunks[0].means is not None else None
+        coded, first_latent = [], 0
         for chunk in sample.chunks:
-            plans.append(coded.choose(first_latent, *self._scaled(chunk, level)))
+            plan = chunks.choose(first_latent, *self._scaled(chunk, level))
+            latents = quantizer.dequantize(plan.symbols)
+            detail, bits = None, 0
+            if details and isinstance(coder, DetailedCoder):
+                detail, bits = details.of(chunk, latents, coder.vectors(plan.symbols.shape))
+            coded.append(Coded(plan, latents, detail, bits))
             first_latent += chunk.latents.shape[1]
-        return plans
+        return coded
 
     def _scaled(self, chunk: LatentChunk, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Latents in cells (t, C, h, w), and of which of them the frames were aligned (t,)."""
@@ -259,15 +293,40 @@ class Trial:
     def psnr_db(self, level: int) -> float:
         """Mean over the samples' frames, decoded."""
         coder = self._coder(level)
-        quantizer = Quantizer(*self.weights.gain_and_step(level), coder.symbol_bits)
         values = []
         for sample in self.samples:
-            plans = self._plans(coder, sample, level)
             chunks = [
-                replace(chunk, latents=quantizer.dequantize(plan.symbols))
-                for plan, chunk in zip(plans, sample.chunks, strict=True)
+                replace(chunk, latents=coded.latents, detail=coded.detail)
+                for chunk, coded in zip(sample.chunks, self._coded(coder, sample, level), strict=True)
             ]
             height, width = sample.rgb.shape[1:3]
             decoded = self.engine.decode_stream(chunks, width, height)
             values.append(psnr(in_eight_bits(sample.rgb), np.concatenate([b.rgb for b in decoded])))
         return float(np.concatenate(values).mean())
+
+
+class Details:
+    """Codes the detail of a sample at a level, chunk by chunk."""
+
+    def __init__(self, engine: BaseEngine, level: int) -> None:
+        assert isinstance(engine, Engine)  # the windowed models have no coder of detail
+        self.mirror = Mirror(engine)
+        self.coder = DetailCoder(level)
+        self.memory: Memory | None = None
+
+    def of(
+        self, chunk: LatentChunk, latents: np.ndarray, vectors: list[np.ndarray]
+    ) -> tuple[np.ndarray | None, int]:
+        """What is added to pictures, if anything is, and its bits."""
+        memory = self.memory or Memory.empty(*latents.shape[2:])
+        chooser = DetailChooser(self.coder, self.mirror.lacking(chunk, latents), vectors)
+        data, memories = self.coder.encode(memory, vectors, chooser.choose)
+        self.memory = memories[-1]
+        return np.stack([memory.colours() for memory in memories]) if data else None, 8 * len(data)
+
+
+def bits_of_details(samples: list[list[int]], openings: float, chunks: int) -> float:
+    """Of a clip of so many chunks, at `openings` of which detail begins anew, by those of samples."""
+    first = [sample[0] for sample in samples]
+    others = [bits for sample in samples for bits in sample[1:]] or first
+    return openings * sum(first) / len(first) + (chunks - openings) * sum(others) / len(others)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the container room names these types too, and needs no numpy
     import numpy as np
 
+DETAIL_BITS = 4  # after the point of what is added to decoded pictures, in levels of 255
 UNSPECIFIED = 2  # CICP (ITU-T H.273): the source does not say
 
 
@@ -122,6 +123,16 @@ class LatentChunk:
     frames: range  # of the video
     pts: np.ndarray  # int64, one of each frame
     fields: np.ndarray | None = None  # int16 (t, 3, 2, rows, columns), if frames may be aligned: flow/
+    means: np.ndarray | None = None  # float32 (t, 3, H, W) in [-1, 1]: of the frames of each, as encoded
+    detail: np.ndarray | None = None  # int16 (t, 3, H, W) in 2^-4 levels, added to what is decoded
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What the decoded pictures of latent frames lack, as the mean over the frames that each stands for."""
+
+    pictures: np.ndarray  # float32 (t, 3, H, W) in levels of 255
+    counts: np.ndarray  # int (t,) frames
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from tiny import batches_of, moving_picture
 from video.sources import Kind, write_source
 
+from cvvae_cli.bitstream import detail_choice
 from cvvae_cli.bitstream.chunk import cut
 from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.codec import decode_file, encode_file
@@ -20,7 +21,7 @@ from cvvae_cli.latents import bits_by_channel, latent_coder, model_of
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.options import DecodeOptions, EncodeOptions, Target
-from cvvae_cli.targets import Trial, encoded, first_true, take_clips
+from cvvae_cli.targets import Trial, bits_of_details, encoded, first_true, take_clips
 from cvvae_cli.video.reader import open_source
 from cvvae_cli.video.writer import OutputOptions
 
@@ -166,7 +167,7 @@ def test_what_a_linked_period_takes_is_expected_of_samples(tiny, lossless, monke
     with open_source(source) as video:
         clips, frames = take_clips(video, engine)
     trial = Trial([encoded(clip, engine, None) for clip in clips], frames, engine, weights)
-    monkeypatch.setattr(Trial, "_bits_of_link", lambda *_: 0.0)
+    monkeypatch.setattr(Trial, "_link", lambda *_: (True, 0.0))
     least = trial.bits_per_pixel(50)
     monkeypatch.undo()
     monkeypatch.setattr(type(trial._coder(50)), "links", False)
@@ -201,10 +202,41 @@ def test_samples_are_coded_as_the_clip_is(tiny, lossless, tmp_path):
     sample = encoded(clips[0], engine, None)
     trial = Trial([sample], frames, engine, weights)
     coder = trial._coder(40)
-    opening, plans = trial._opening(coder, sample, 40), trial._plans(coder, sample, 40)
+    opening = trial._opening(coder, sample, 40)
+    plans = [chunk.plan for chunk in trial._coded(coder, sample, 40)]
     with open_cvl(tmp_path / "out.cvl") as cvl:
         chunks = latent_coder(cvl.header, weights).chunks
         for number, plan in enumerate(plans):
             data = cvl.read_chunk(number).symbols
             assert np.array_equal(chunks.decode(4 * number, data, plan.symbols.shape), plan.symbols)
     assert np.array_equal(opening.symbols[0], plans[0].symbols[0])
+
+
+def test_samples_hold_the_detail_of_the_clip(tiny, lossless, tmp_path, monkeypatch):
+    """Of a clip that is one sample: as many bits, and pictures as sharp."""
+    monkeypatch.setattr(detail_choice, "LAST_PRICE", detail_choice.FIRST_PRICE)
+    rgb = moving_picture(45, 64, 48, seed=11)
+    source, options = lossless(rgb), replace(OPTIONS, model="tiny-8", quality=7, align=False)
+    encode_file(source, tmp_path / "out.cvl", options)
+    decode_file(tmp_path / "out.cvl", tmp_path / "out.mkv", DecodeOptions(output=OutputOptions(codec="ffv1")))
+    spec = find_model("tiny-8")
+    weights = Weights(spec)
+    engine = make_engine(spec, weights.build, choose_placement("cpu", "fp32"))
+    with open_source(source) as video:
+        clips, frames = take_clips(video, engine)
+    trial = Trial([encoded(clips[0], engine, None, details=True)], frames, engine, weights)
+    with open_cvl(tmp_path / "out.cvl") as cvl:
+        details = [len(cut(cut(cvl.read_chunk(n).symbols)[1])[0]) for n in range(len(cvl.index))]
+    found = trial._coded(trial._coder(70), trial.samples[0], 70)
+    assert [chunk.detail_bits for chunk in found[:2]] == [8 * size for size in details[:2]]
+    assert min(details) > 0
+    with open_source(tmp_path / "out.mkv") as video:
+        decoded = np.concatenate([batch.rgb for batch in video])
+    assert trial.psnr_db(70) == pytest.approx(psnr(rgb, decoded).mean(), abs=0.1)
+
+
+def test_detail_begins_anew_as_often_as_periods_do():
+    samples = [[100, 10, 20], [300, 30]]
+    assert bits_of_details(samples, 1, 1) == 200
+    assert bits_of_details(samples, 2, 12) == 2 * 200 + 10 * 20
+    assert bits_of_details([[50]], 1, 3) == 150

@@ -7,14 +7,25 @@ once, moves all its symbols to where its latents are.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 from torch import Tensor
 
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder
 from cvvae_cli.bitstream.prior import as_plane
-from cvvae_cli.bitstream.residuals import CENTER, Beside, Past, Prediction, Where
+from cvvae_cli.bitstream.residuals import (
+    CENTER,
+    Aligned,
+    Beside,
+    Decide,
+    Past,
+    Plan,
+    Prediction,
+    Step,
+    Where,
+)
+from cvvae_cli.bitstream.vectors import BLOCK
 from cvvae_cli.errors import CorruptFileError
 
 AREA = 8  # latent positions in each direction that share an offset
@@ -124,3 +135,46 @@ class LinkedCoder(AlignedCoder):
 
     name = "prior-6"
     links = True
+
+
+class DetailedCoder(LinkedCoder):
+    """`prior-7` of one quality level: `prior-6` beside which detail is coded (bitstream/detail.py).
+
+    Detail moves as blocks do: what they moved by is kept.
+    """
+
+    name = "prior-7"
+    takes_detail = True
+
+    def plan(
+        self,
+        values: np.ndarray,
+        past: Past,
+        decide: Decide,
+        aligned: Aligned = None,
+        count: int | None = None,
+    ) -> Plan:
+        self._fields: list[np.ndarray] = []
+        return super().plan(values, past, decide, aligned, count)
+
+    def decode(
+        self,
+        data: bytes,
+        shape: tuple[int, int, int, int],
+        past: Past,
+        aligned: Aligned = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> np.ndarray:
+        self._fields = []
+        return super().decode(data, shape, past, aligned, on_step)
+
+    def field(self, h: int, w: int, chosen: np.ndarray | None) -> Steps:
+        field = yield from super().field(h, w, chosen)
+        self._fields.append(field)
+        return field
+
+    def vectors(self, shape: tuple[int, int, int, int]) -> list[np.ndarray]:
+        """By what blocks move in each of the latent frames (t, C, h, w) last planned or decoded."""
+        t, _, h, w = shape
+        still = np.zeros((2, -(-h // BLOCK), -(-w // BLOCK)), np.int32)
+        return [still] * (t - len(self._fields)) + self._fields  # in a fresh one nothing moves

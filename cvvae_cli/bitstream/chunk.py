@@ -6,16 +6,21 @@ begin there: it starts fresh, or, if it links periods, from the first latent fra
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from cvvae_cli.bitstream.detail import DetailCoder, Lack, Memory
+from cvvae_cli.bitstream.detail_choice import DetailChooser
 from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Aligned, Past, Plan, shift
 from cvvae_cli.bitstream.vectors import CELL
 from cvvae_cli.errors import CorruptFileError
 from cvvae_cli.flow.field import OTHERS, field_size
+
+if TYPE_CHECKING:
+    from cvvae_cli.bitstream.anchors import DetailedCoder
 
 SIZE_BYTES = 3
 FRESH, LINKED = 0, 1  # how a period begins
@@ -28,9 +33,20 @@ class LatentCoder(Protocol):
     """Codes the chunks of a file in order; `first_latent` says where each stands."""
 
     takes_fields: bool  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
+    takes_detail: bool  # whether what pictures lack is coded beside them (bitstream/detail.py)
 
-    def encode(self, first_latent: int, latents: np.ndarray, fields: Fields = None) -> bytes:
-        """float32 (C, t, h, w), and fields int16 (t, 3, 2, rows, columns) or None → bytes."""
+    def encode(
+        self,
+        first_latent: int,
+        latents: np.ndarray,
+        fields: Fields = None,
+        lacking: Lack | None = None,
+    ) -> bytes:
+        """float32 (C, t, h, w), and fields int16 (t, 3, 2, rows, columns) or None → bytes.
+
+        `lacking` says what pictures of latents lack, as `decode` will give these; without it no detail is
+        coded.
+        """
         ...
 
     def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
@@ -39,6 +55,10 @@ class LatentCoder(Protocol):
 
     def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray | None:
         """Bytes → the fields of latents of that shape."""
+        ...
+
+    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray | None:
+        """Of what `decode` was just given: what is added to pictures, int16 (t, 3, H, W), if anything is."""
         ...
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:
@@ -70,18 +90,28 @@ class QuantizedCoder:
     """Turns latents into symbols and codes those: a LatentCoder."""
 
     takes_fields = False
+    takes_detail = False
 
     def __init__(self, quantizer: Quantizer, chunks: ChunkCoder) -> None:
         self.quantizer = quantizer
         self.chunks = chunks
 
-    def encode(self, first_latent: int, latents: np.ndarray, fields: Fields = None) -> bytes:
+    def encode(
+        self,
+        first_latent: int,
+        latents: np.ndarray,
+        fields: Fields = None,
+        lacking: Lack | None = None,
+    ) -> bytes:
         return self.chunks.encode(first_latent, self.quantizer.scale(latents))
 
     def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
         return self.quantizer.dequantize(self.chunks.decode(first_latent, data, in_time(shape)))
 
     def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray | None:
+        return None
+
+    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray | None:
         return None
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:
@@ -104,11 +134,17 @@ class CoderWithFields(QuantizedCoder):
         super().__init__(quantizer, chunks)
         self.flow = flow
 
-    def encode(self, first_latent: int, latents: np.ndarray, fields: Fields = None) -> bytes:
+    def encode(
+        self,
+        first_latent: int,
+        latents: np.ndarray,
+        fields: Fields = None,
+        lacking: Lack | None = None,
+    ) -> bytes:
         moved = b"" if fields is None or not fields.any() else self.flow.encode_fields(fields)
         aligned = None if fields is None else which_aligned(fields)
         symbols = self.chunks.encode(first_latent, self.quantizer.scale(latents), aligned)
-        return len(moved).to_bytes(SIZE_BYTES, "little") + moved + symbols
+        return sized(moved) + symbols
 
     def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
         aligned = which_aligned(self.decode_fields(data, shape) if fields is None else fields)
@@ -132,6 +168,79 @@ class CoderWithFields(QuantizedCoder):
         return bits + 8 * (SIZE_BYTES + len(moved)) / shape[0]
 
 
+class CoderWithDetail(CoderWithFields):
+    """Codes detail between fields and symbols: how many bytes it takes, then those, if any is shown."""
+
+    takes_detail = True
+
+    def __init__(self, quantizer: Quantizer, coder: DetailedCoder, period: int, flow: FlowCoder) -> None:
+        super().__init__(quantizer, ChunkCoder(coder, period), flow)
+        self.detail = DetailCoder(coder.level)
+        self.coder = coder
+        self._memory: Memory | None = None
+        self._opening: Memory | None = None  # after the first latent frame of the period
+
+    def encode(
+        self,
+        first_latent: int,
+        latents: np.ndarray,
+        fields: Fields = None,
+        lacking: Lack | None = None,
+    ) -> bytes:
+        aligned = None if fields is None else which_aligned(fields)
+        moved = b"" if fields is None or not fields.any() else self.flow.encode_fields(fields)
+        begins, plan = self.chunks.planned(first_latent, self.quantizer.scale(latents), aligned)
+        shape = plan.symbols.shape
+        vectors = self.coder.vectors(shape)
+        memory = self._memory_before(first_latent, shape)
+        if lacking is None:
+            detail, memories = b"", self.detail.decode(b"", memory, vectors)
+        else:
+            lacks = lacking(self.quantizer.dequantize(plan.symbols))
+            chooser = DetailChooser(self.detail, lacks, vectors)
+            detail, memories = self.detail.encode(memory, vectors, chooser.choose)
+        self._remember(first_latent, memories)
+        return sized(moved) + sized(detail) + begins + self.coder.pack(plan)
+
+    def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
+        aligned = which_aligned(self.decode_fields(data, shape) if fields is None else fields)
+        _, symbols = cut(cut(data)[1])
+        return self.quantizer.dequantize(self.chunks.decode(first_latent, symbols, in_time(shape), aligned))
+
+    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray | None:
+        detail, _ = cut(cut(data)[1])
+        vectors = self.coder.vectors(in_time(shape))
+        memories = self.detail.decode(detail, self._memory_before(first_latent, in_time(shape)), vectors)
+        self._remember(first_latent, memories)
+        return np.stack([memory.colours() for memory in memories]) if detail else None
+
+    def is_fresh(self, first_latent: int, data: bytes) -> bool:
+        return self.chunks.is_fresh(first_latent, cut(cut(data)[1])[1])
+
+    def measure(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray:
+        moved, beside = cut(data)
+        detail, symbols = cut(beside)
+        aligned = which_aligned(self.decode_fields(data, shape))
+        bits = self.chunks.measure(first_latent, symbols, in_time(shape), aligned)
+        return bits + 8 * (2 * SIZE_BYTES + len(moved) + len(detail)) / shape[0]
+
+    def _memory_before(self, first_latent: int, shape: Shape) -> Memory:
+        """What is remembered as a chunk (t, C, h, w) begins."""
+        if first_latent % self.chunks.period == 0:
+            self._memory = self._opening if self.chunks.is_linked else None
+        return Memory.empty(*shape[2:]) if self._memory is None else self._memory
+
+    def _remember(self, first_latent: int, memories: list[Memory]) -> None:
+        if first_latent % self.chunks.period == 0:
+            self._opening = memories[0]
+        self._memory = memories[-1]
+
+
+def sized(data: bytes) -> bytes:
+    """What `cut` takes off."""
+    return len(data).to_bytes(SIZE_BYTES, "little") + data
+
+
 def in_time(shape: Shape) -> Shape:
     """(C, t, h, w) → (t, C, h, w)."""
     return (shape[1], shape[0], *shape[2:])
@@ -143,10 +252,10 @@ def which_aligned(fields: np.ndarray) -> np.ndarray:
 
 
 def cut(data: bytes) -> tuple[bytes, bytes]:
-    """What is coded of the fields of a chunk, and of its symbols. Raises CorruptFileError."""
+    """Bytes whose number lies before them, and what comes after. Raises CorruptFileError."""
     end = SIZE_BYTES + int.from_bytes(data[:SIZE_BYTES], "little")
     if not SIZE_BYTES <= end < len(data):
-        raise CorruptFileError("the motion of a chunk is cut")
+        raise CorruptFileError("what lies beside the symbols of a chunk is cut")
     return data[SIZE_BYTES:end], data[end:]
 
 
@@ -171,10 +280,20 @@ class ChunkCoder:
 
     def encode(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> bytes:
         """Latents in cells of the quantiser, float32 (t, C, h, w) → bytes."""
-        symbols = self.coder.pack(self.choose(first_latent, scaled, aligned))
+        begins, plan = self.planned(first_latent, scaled, aligned)
+        return begins + self.coder.pack(plan)
+
+    def planned(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> tuple[bytes, Plan]:
+        """How the period begins, if one does, and the symbols."""
+        plan = self.choose(first_latent, scaled, aligned)
         if not self.coder.links or not self._begins_period(first_latent):
-            return symbols
-        return bytes([LINKED if self._linked else FRESH]) + symbols
+            return b"", plan
+        return bytes([LINKED if self._linked else FRESH]), plan
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the present period goes on from the first latent frame of the one before."""
+        return self._linked > 0
 
     def choose(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> Plan:
         """The symbols that stand for latents in cells of the quantiser, float32 (t, C, h, w)."""

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cvvae_cli.errors import ConfigError, CorruptFileError
+
+if TYPE_CHECKING:
+    from cvvae_cli.bitstream.detail import Lack
 
 PLANE_HEAD = struct.Struct("<BI")  # kind, bytes
 RAW, DEFLATED = 0, 1
@@ -57,11 +61,18 @@ class ExactCoder:
     """Keeps latents (C, t, h, w) in a number type; chunks are independent."""
 
     takes_fields = False
+    takes_detail = False
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
 
-    def encode(self, first_latent: int, latents: np.ndarray, fields: np.ndarray | None = None) -> bytes:
+    def encode(
+        self,
+        first_latent: int,
+        latents: np.ndarray,
+        fields: np.ndarray | None = None,
+        lacking: Lack | None = None,
+    ) -> bytes:
         """float32 (C, t, h, w) → bytes."""
         return pack_words(to_words(latents, self.dtype))
 
@@ -72,6 +83,11 @@ class ExactCoder:
         return from_words(unpack_words(data, WORD_TYPES[self.dtype], shape), self.dtype)
 
     def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
+        return None
+
+    def decode_detail(
+        self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]
+    ) -> np.ndarray | None:
         return None
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:

@@ -115,12 +115,9 @@ def check_frequencies(rows: np.ndarray, count: int) -> None:
         raise WeightsError("the coder's tables do not sum to 2^24")
 
 
-class ResidualCoder(ABC):
-    """Codes symbols (t, C, h, w) in the steps of a predictor."""
+class TableCoder:
+    """Codes residuals with stored tables, step by step."""
 
-    takes_fields = False  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
-    links = False  # whether a period may begin from the first latent frame of the period before
-    symbol_bits = 0  # after the point of a symbol, in cells of the quantiser
     price = 0.0  # of a bit, in squared cells: for that much error a residual one nearer to zero is chosen
 
     def __init__(self, frequencies: np.ndarray) -> None:
@@ -133,6 +130,77 @@ class ResidualCoder(ABC):
             for row in frequencies
         ]
         self.raw = constriction.stream.model.Uniform(RAW_VALUES)
+
+    def pack(self, plan: Plan) -> bytes:
+        """Code what was planned."""
+        parts = [part for _, guess, residuals in plan.steps for part in steps_of(guess, residuals)]
+        coder = constriction.stream.stack.AnsCoder()
+        for values, table in reversed(parts):
+            coder.encode_reverse(values, self.raw if table == RAW else self.models[table])
+        return coder.get_compressed().astype("<u4").tobytes()
+
+    def best_residuals(self, aims: np.ndarray, guess: Prediction, prices: np.ndarray) -> np.ndarray:
+        """Of the nearest symbols, or one nearer to zero where the bits saved are worth the error.
+
+        `prices` of a bit, in squared cells, are of the shape of `aims`, in cells.
+        """
+        residuals = nearest(aims, guess)
+        at = np.nonzero(residuals)
+        few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at], guess.bits)
+        far = residuals[at]
+        near = far - np.sign(far)
+        offset = offset_of(aims[at], few)
+        lost = (offset - near) ** 2 - (offset - far) ** 2
+        saved = self.bits_of(few, far) - self.bits_of(few, near)
+        residuals[at] = np.where(prices[at] * saved > lost, near, far)
+        return residuals
+
+    @staticmethod
+    def reader(data: bytes) -> constriction.stream.stack.AnsCoder:
+        """What `decode_residuals` reads of packed bytes. Raises CorruptFileError."""
+        if len(data) % 4 or not data:
+            raise CorruptFileError("the symbols of a chunk are cut")
+        words = np.frombuffer(data, "<u4").astype(np.uint32)
+        try:
+            return constriction.stream.stack.AnsCoder(words)
+        except ValueError:
+            raise CorruptFileError("the symbols of a chunk are damaged") from None
+
+    def decode_residuals(self, coder: constriction.stream.stack.AnsCoder, guess: Prediction) -> np.ndarray:
+        order, counts = sort_by_table(guess.tables)
+        if not counts:
+            return np.zeros_like(guess.tables)
+        values = np.empty(guess.tables.size, np.int32)
+        values[order] = np.concatenate(
+            [coder.decode(self.models[table], count) for table, count in counts.items()]
+        )
+        escaped = values == ESCAPE
+        values -= CENTER
+        count = int(escaped.sum())
+        if count:
+            values[escaped] = coder.decode(self.raw, count) - RAW_CENTER
+        return values.reshape(guess.tables.shape) * guess.signs
+
+    def bits_of(self, guess: Prediction, residuals: np.ndarray) -> np.ndarray:
+        """Bits of each residual of a step."""
+        bits: np.ndarray = self.costs[guess.tables, values_of(guess, residuals)]
+        return bits
+
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """float64 (tables, 256): bits of every value of a table."""
+        bits = PROBABILITY_BITS - np.log2(self.frequencies)
+        bits[:, ESCAPE] += math.log2(RAW_VALUES)
+        return bits
+
+
+class ResidualCoder(TableCoder, ABC):
+    """Codes symbols (t, C, h, w) in the steps of a predictor."""
+
+    takes_fields = False  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
+    takes_detail = False  # whether what pictures lack is coded beside them (bitstream/detail.py)
+    links = False  # whether a period may begin from the first latent frame of the period before
+    symbol_bits = 0  # after the point of a symbol, in cells of the quantiser
 
     @abstractmethod
     def predictions(
@@ -147,14 +215,6 @@ class ResidualCoder(ABC):
     def encode(self, symbols: np.ndarray, past: Past) -> bytes:
         """Code int32 (t, C, h, w); `past` is empty where the coder starts fresh."""
         return self.pack(self.exactly(symbols, past))
-
-    def pack(self, plan: Plan) -> bytes:
-        """Code what was planned."""
-        parts = [part for _, guess, residuals in plan.steps for part in steps_of(guess, residuals)]
-        coder = constriction.stream.stack.AnsCoder()
-        for values, table in reversed(parts):
-            coder.encode_reverse(values, self.raw if table == RAW else self.models[table])
-        return coder.get_compressed().astype("<u4").tobytes()
 
     def exactly(self, symbols: np.ndarray, past: Past) -> Plan:
         """The plan of these very symbols, int32 (t, C, h, w); of coders whose symbols are whole cells."""
@@ -208,22 +268,6 @@ class ResidualCoder(ABC):
             past = shift(past, symbols)
         return plan
 
-    def best_residuals(self, aims: np.ndarray, guess: Prediction, prices: np.ndarray) -> np.ndarray:
-        """Of the nearest symbols, or one nearer to zero where the bits saved are worth the error.
-
-        `prices` of a bit, in squared cells, are of the shape of `aims`, in cells.
-        """
-        residuals = nearest(aims, guess)
-        at = np.nonzero(residuals)
-        few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at], guess.bits)
-        far = residuals[at]
-        near = far - np.sign(far)
-        offset = offset_of(aims[at], few)
-        lost = (offset - near) ** 2 - (offset - far) ** 2
-        saved = self.bits_of(few, far) - self.bits_of(few, near)
-        residuals[at] = np.where(prices[at] * saved > lost, near, far)
-        return residuals
-
     def cost(self, scaled: np.ndarray, plan: Plan) -> float:
         """Of what was chosen for latents in cells: squared error, and bits at their price."""
         error = ((scaled - plan.symbols * 0.5**self.symbol_bits) ** 2).sum()
@@ -239,13 +283,7 @@ class ResidualCoder(ABC):
         on_step: Callable[[Step], None] | None = None,
     ) -> np.ndarray:
         """int32 of `shape` (t, C, h, w) from what `encode` gave for the same past."""
-        if len(data) % 4 or not data:
-            raise CorruptFileError("the symbols of a chunk are cut")
-        words = np.frombuffer(data, "<u4").astype(np.uint32)
-        try:
-            coder = constriction.stream.stack.AnsCoder(words)
-        except ValueError:
-            raise CorruptFileError("the symbols of a chunk are damaged") from None
+        coder = self.reader(data)
         symbols = np.zeros(shape, np.int32)
         for number, frame in enumerate(symbols):
             is_aligned = aligned is not None and bool(aligned[number])
@@ -267,21 +305,6 @@ class ResidualCoder(ABC):
             past = shift(past, frame)
         return symbols
 
-    def decode_residuals(self, coder: constriction.stream.stack.AnsCoder, guess: Prediction) -> np.ndarray:
-        order, counts = sort_by_table(guess.tables)
-        if not counts:
-            return np.zeros_like(guess.tables)
-        values = np.empty(guess.tables.size, np.int32)
-        values[order] = np.concatenate(
-            [coder.decode(self.models[table], count) for table, count in counts.items()]
-        )
-        escaped = values == ESCAPE
-        values -= CENTER
-        count = int(escaped.sum())
-        if count:
-            values[escaped] = coder.decode(self.raw, count) - RAW_CENTER
-        return values.reshape(guess.tables.shape) * guess.signs
-
     def unpack(
         self, data: bytes, shape: tuple[int, int, int, int], past: Past, aligned: Aligned = None
     ) -> Plan:
@@ -301,18 +324,6 @@ class ResidualCoder(ABC):
                 bits[where] += spent
         total: np.ndarray = bits.sum(axis=(1, 2)) + beside / len(bits)
         return total
-
-    def bits_of(self, guess: Prediction, residuals: np.ndarray) -> np.ndarray:
-        """Bits of each residual of a step."""
-        bits: np.ndarray = self.costs[guess.tables, values_of(guess, residuals)]
-        return bits
-
-    @cached_property
-    def costs(self) -> np.ndarray:
-        """float64 (tables, 256): bits of every value of a table."""
-        bits = PROBABILITY_BITS - np.log2(self.frequencies)
-        bits[:, ESCAPE] += math.log2(RAW_VALUES)
-        return bits
 
 
 def offset_of(cells: np.ndarray, guess: Prediction) -> np.ndarray:

@@ -63,6 +63,13 @@ def encode(
             "whose latents mean something by themselves (cvvae export).",
         ),
     ] = False,
+    no_detail: Annotated[
+        bool,
+        typer.Option(
+            "--no-detail",
+            help="Code no detail beside the latents: faster; text, and what else rests, is less sharp.",
+        ),
+    ] = False,
     deinterlace: Annotated[
         bool, typer.Option("--deinterlace", help="Join the half pictures of an interlaced source.")
     ] = False,
@@ -106,6 +113,7 @@ def encode(
         target=Target(target_bpp, target_psnr, size) if has_target else None,
         exact=exact,
         align=not no_align,
+        detail=not no_detail,
         audio=not no_audio,
         subtitles=not no_subtitles,
         attachments=not no_attachments,

@@ -50,12 +50,18 @@ class BaseEngine(ABC):
 
     @abstractmethod
     def encode_stream(
-        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, worthless: float | None = None
+        self,
+        batches: Iterable[FrameBatch],
+        first_latent: int = 0,
+        *,
+        worthless: float | None = None,
+        keeps_means: bool = False,
     ) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 
         With `worthless`, those of groups whose frames were moved onto one, and the fields to move them back:
         fewer bits, but they mean little without the fields. It is the error for which no vector is coded.
+        With `keeps_means` also what frames look like as they are encoded (engine/mirror.py).
         """
 
     @abstractmethod

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvvae_cli.engine import mirror
 from cvvae_cli.engine.base import (
     WHOLE_PICTURE,
     BaseEngine,
@@ -47,7 +48,12 @@ class Engine(BaseEngine):
 
     @torch.inference_mode()
     def encode_stream(
-        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, worthless: float | None = None
+        self,
+        batches: Iterable[FrameBatch],
+        first_latent: int = 0,
+        *,
+        worthless: float | None = None,
+        keeps_means: bool = False,
     ) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 
@@ -69,19 +75,24 @@ class Engine(BaseEngine):
             step = geometry.frames * group
             repeats = geometry.frames - 1 if latent == 0 else 0
             rgb = pad_frames(batch.rgb, repeats, step * -(-count // group), geometry.pixels)
-            parts, fields = [], []
+            parts, fields, means = [], [], []
+            shown = mirror.shown(frames)
             for at in range(0, len(rgb), step):
                 x = self.pixels_to_network(rgb[at : at + step])
                 if worthless is not None:
                     x, found = align.align(x, worthless)
                     fields.append(found)
+                if keeps_means and shown:
+                    means.append(mirror.means(x, shown[:group]))
+                    del shown[:group]
                 parts.append(self._finite(runner, x, frames)[0].float().cpu())
             latents = torch.cat(parts, dim=1)[:, :count].numpy()
             moved = np.concatenate(fields)[:count] if fields else None
             if moved is not None and frames.stop > 1:
                 last = geometry.frames_of(range(latent + count - 1, latent + count))
                 moved[-1] = align.end_after(frames.stop - last.start, moved[-1])
-            yield LatentChunk(latents, frames, batch.pts, moved)
+            seen = np.concatenate(means) if means else None
+            yield LatentChunk(latents, frames, batch.pts, moved, seen)
             latent += count
 
     @torch.inference_mode()
@@ -130,15 +141,31 @@ class Engine(BaseEngine):
                 self._prime(runner, x, to_go, of_group)
                 continue
             video = self._finite(runner, x, of_group)
+            count = len(chunk.latents[0, at : at + group])
+            video = video[:, :, : geometry.frames * count]
+            if chunk.detail is not None:
+                video = mirror.added(video, chunk.detail[at : at + group])
             if chunk.fields is not None:
-                fields = chunk.fields[at : at + group]
-                video = align.restore(video[:, :, : geometry.frames * len(fields)], fields)
+                video = align.restore(video, chunk.fields[at : at + group])
             begin = of_group.stop - geometry.frames * group  # below 0 in the first group of a video
             stop = min(chunk.frames.stop, of_group.stop, wanted.stop)
             keep = range(max(of_group.start, wanted.start), stop)
             if keep:
                 pts = chunk.pts[keep.start - chunk.frames.start : keep.stop - chunk.frames.start]
                 yield video[:, :, keep.start - begin : keep.stop - begin], pts
+
+    def decoder(self, rows: int, columns: int) -> Callable[[LatentChunk], Iterator[Tensor]]:
+        """Of consecutive chunks: frames (1, 3, T, H, W) as the network gives them, group by group."""
+        halo = self.spec.decode_halo
+        runner = self._runner(self._decode, rows, columns, 1, self.spec.geometry.pixels, halo)
+        group = self._group(rows, columns)
+
+        def decode(chunk: LatentChunk) -> Iterator[Tensor]:
+            for at in range(0, chunk.latents.shape[1], group):
+                x = self._latents_to_network(chunk.latents[:, at : at + group], group)
+                yield self._finite(runner, x, chunk.frames)
+
+        return decode
 
     def reaching(self, latent: int, rows: int, columns: int) -> int:
         group = self._group(rows, columns)

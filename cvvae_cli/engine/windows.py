@@ -49,7 +49,12 @@ class WindowEngine(BaseEngine):
 
     @torch.inference_mode()
     def encode_stream(
-        self, batches: Iterable[FrameBatch], first_latent: int = 0, *, worthless: float | None = None
+        self,
+        batches: Iterable[FrameBatch],
+        first_latent: int = 0,
+        *,
+        worthless: float | None = None,
+        keeps_means: bool = False,
     ) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 

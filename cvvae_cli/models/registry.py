@@ -172,7 +172,7 @@ MODELS: dict[str, ModelSpec] = {
         codec_spec(
             "compact-8",
             "6d09a9af99347753b66fbfaf4800c109d87292f78a46b89e9ce3f54ccfd7561e",
-            "prior-6",
+            "prior-7",
             40,
             0.34,
         ),

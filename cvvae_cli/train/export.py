@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor
 
-from cvvae_cli.bitstream.anchors import LinkedCoder
+from cvvae_cli.bitstream.anchors import DetailedCoder
 from cvvae_cli.bitstream.chunk import which_aligned
 from cvvae_cli.bitstream.flow import FREQUENCIES
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
@@ -63,7 +63,7 @@ def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = 
     arrays = network_arrays(network) | tables.to_tensors() | motion.to_tensors()
     arrays |= {"quantizer.log_gain": log_gain.numpy(), "quantizer.log_step": log_step.numpy()}
     arrays[FREQUENCIES] = flow_frequencies([fields for _, _, fields in samples])
-    write(path, arrays, config, network.config.to_dict(), LinkedCoder.name)
+    write(path, arrays, config, network.config.to_dict(), DetailedCoder.name)
 
 
 def export_latents(trainee: LatentTrainee, config: TrainConfig, path: Path) -> None:

@@ -142,6 +142,7 @@ def read_all(data: bytes, coders: dict[str, LatentCoder], *, allow_partial: bool
             shape = (4, len(chunk.latents), *header.geometry.latent_size(width, height))
             coder.decode(chunk.latents.start, chunk.symbols, shape)
             coder.decode_fields(chunk.symbols, shape)
+            coder.decode_detail(chunk.latents.start, chunk.symbols, shape)
 
 
 def check(

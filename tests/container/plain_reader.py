@@ -1,7 +1,8 @@
 """A reader of .cvl files written from FORMAT.md alone: plain Python, no numpy, nothing of cvvae_cli.
 
 `read(data, tables)` gives the header, the symbols as {(latent, channel, row, column): int}, of exact latents
-their bits, and the fields as {(latent, frame 0, 1 or 3, row, column): (down, right)}.
+their bits, the fields as {(latent, frame 0, 1 or 3, row, column): (down, right)}, and what is shown of
+detail as {(latent, plane, row, column): integer}, where it is not 0.
 """
 
 import json
@@ -14,6 +15,7 @@ from itertools import accumulate
 def read(data, tables):
     assert data[:8] == b"\x89CVL\r\n\x1a\n"
     header, symbols, fields, past, opening, place = None, {}, {}, (), (), 8
+    details, memory, opening_memory = {}, None, None
     while place < len(data):
         tag, size = struct.unpack_from("<4sI", data, place)
         body = data[place : place + 8 + size]
@@ -32,7 +34,7 @@ def read(data, tables):
                 symbols |= read_exact(body[at:], header, first, count)
                 continue
             decode_frame = DECODERS[header["coder"]]
-            if header["coder"] in ("prior-5", "prior-6"):
+            if header["coder"] in ("prior-5", "prior-6", "prior-7"):
                 size = int.from_bytes(body[at : at + 3], "little")
                 moved, at = body[at + 3 : at + 3 + size], at + 3 + size
                 ans = (
@@ -40,10 +42,17 @@ def read(data, tables):
                 )
                 for t in range(first, first + count):
                     fields |= {(t, *key): value for key, value in decode_fields(ans, header).items()}
+            detail = None
+            if header["coder"] == "prior-7":
+                size = int.from_bytes(body[at : at + 3], "little")
+                words, at = body[at + 3 : at + 3 + size], at + 3 + size
+                detail = Ans(struct.unpack(f"<{size // 4}I", words), detail_tables()) if size else None
             if first % header["period"] == 0:
-                past = ()
-                if header["coder"] == "prior-6":
-                    past, at = (opening if body[at] else ()), at + 1
+                past, memory = (), ({}, {})
+                if header["coder"] in ("prior-6", "prior-7"):
+                    if body[at]:
+                        past, memory = opening, opening_memory
+                    at += 1
             ans = Ans(struct.unpack(f"<{(len(body) - at) // 4}I", body[at:]), tables["frequencies"])
             for t in range(first, first + count):
                 is_aligned = any(vector != (0, 0) for key, vector in fields.items() if key[0] == t)
@@ -54,7 +63,17 @@ def read(data, tables):
                 if t % header["period"] == 0:  # this first frame, and the last that was fresh
                     opening = (frame, past[-1] if past else frame)
                 past = (frame, *past[:1], *past[1:][-1:])  # the last two and the first of the period
-    return header, symbols, fields
+                if header["coder"] == "prior-7":
+                    memory = decode_detail(detail, header, memory, frame.vectors)
+                    picture, shown = memory
+                    details |= {
+                        (t, plane, y, x): value
+                        for (plane, y, x), value in picture.items()
+                        if value and shown.get((y // 8, x // 8))
+                    }
+                    if t % header["period"] == 0:
+                        opening_memory = memory
+    return header, symbols, fields, details
 
 
 def latent_size(header):
@@ -278,7 +297,9 @@ def decode_centered_frame(ans, header, tables, past, first_vectors=None, anchors
         _, h, w = latent_size(header)
         moving = {(y, x) for y in range(h) for x in range(w) if vectors[y // 4, x // 4] != (0, 0)}
     kind, bins = min(2, len(past)), first_vectors // 4
-    return decode_passes(ans, header, tables, kind, p, q, 0, bins, 4, moving, anchors)
+    frame = Frame(decode_passes(ans, header, tables, kind, p, q, 0, bins, 4, moving, anchors))
+    frame.vectors = vectors if past else None
+    return frame
 
 
 DECODERS = {
@@ -289,7 +310,137 @@ DECODERS = {
     "prior-4": decode_anchored_frame,
     "prior-5": decode_anchored_frame,
     "prior-6": decode_anchored_frame,
+    "prior-7": decode_anchored_frame,
 }
+
+
+class Frame(dict):
+    """The symbols of a latent frame, and the vectors that came with them."""
+
+    vectors = None
+
+
+DENSITIES = 0, 1, 2, 4, 7, 12, 20, 32, 52, 80, 112, 144, 184, 220, 246, 256
+SPREADS = """
+122,92 128,171 128,171 128,171 128,171 128,171
+199,154 165,156 138,140 90,119 49,92 22,60
+192,120 149,119 118,111 82,96 46,75 20,46
+235,131 193,144 152,148 105,141 61,116 27,64
+148,183 142,213 130,210 96,224 89,238 86,205
+157,128 136,162 104,163 82,174 59,178 56,179
+246,120 221,154 178,186 129,190 65,173 40,132
+252,171 252,250 252,250 238,234 38,238 4,159
+"""
+LENGTHS = """
+24, 221, 21, 20, 34, 156, 342, 475, 552, 358, 462, 406, 294, 306, 269, 156
+3807, 9, 24, 65, 39, 29, 19, 18, 20, 14, 12, 8, 8, 8, 8, 8
+3868, 11, 69, 31, 16, 15, 11, 10, 9, 8, 8, 8, 8, 8, 8, 8
+"""
+
+
+def detail_tables():
+    tables = []
+    for line in SPREADS.split():
+        zero, last = map(int, line.split(","))
+        row, left = [1] * 256, 2**24 - 256
+        row[127] += left * zero >> 8
+        left = (left - (left * zero >> 8)) >> 1
+        for size in range(1, 128):
+            share = left * last >> 8
+            row[127 + size] += share
+            row[127 - size] += share
+            left -= share
+        row[127] += 2**24 - sum(row)
+        tables.append(row)
+    weights = [list(map(int, line.split(", "))) for line in LENGTHS.strip().splitlines()]
+    weights += [[256 - p, p] for p in DENSITIES] + [[1] * 16]
+    for values in weights:
+        row = [1] * 256
+        for n, weight in enumerate(values):
+            row[127 + n] += (2**24 - 256) * weight // sum(values)
+        row[127] += 2**24 - sum(row)
+        tables.append(row)
+    return tables
+
+
+def decode_detail(ans, header, memory, vectors):
+    """The memory after a latent frame: {(plane, y, x): value}, {(row, column): whether it is shown}."""
+    _, h, w = latent_size(header)
+    picture, was = memory
+    places = [(p, y, x) for p in range(3) for y in range(8 * h) for x in range(8 * w)]
+    if vectors and picture:
+        old = picture
+        picture = {}
+        for p, y, x in places:
+            down, right = vectors[y // 32, x // 32]
+            there = max(0, min(8 * h - 1, y - down)), max(0, min(8 * w - 1, x - right))
+            picture[p, y, x] = old.get((p, *there), 0)
+    if not ans:
+        return picture, {}
+    blocks = [(y, x) for y in range(h) for x in range(w)]
+    densities = list(decode_plainly(ans, [(n, 67) for n in range(4)]).values())
+    changed = {}
+
+    def flags(which):
+        """Of (block, density): those that are set."""
+        open_ = decode_plainly(ans, [(block, 51 + d) for block, d in which if 0 < d < 15])
+        return {block: d == 15 or bool(open_.get(block, 0)) for block, d in which}
+
+    changed |= flags([((y, x), densities[0]) for y, x in blocks if (y + x) % 2 == 0])
+
+    def beside(y, x):
+        count = sum(changed.get((y + a, x + b), False) for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1)))
+        return 0 if count == 0 else 1 if count <= 2 else 2
+
+    changed |= flags([((y, x), densities[1 + beside(y, x)]) for y, x in blocks if (y + x) % 2])
+    densities = list(decode_plainly(ans, [(n, 67) for n in range(2)]).values())
+
+    def holds(y, x):
+        inside = ((p, 8 * y + a, 8 * x + b) for p in range(3) for a in range(8) for b in range(8))
+        return any(picture.get(place) for place in inside)
+
+    kept = [block for block in blocks if not changed[block] and holds(*block)]
+    shown = changed | flags([(block, densities[was.get(block, False)]) for block in kept])
+    some = [block for block in blocks if changed[block]]
+    lengths = decode_plainly(ans, [((block, p), 48 + p) for block in some for p in range(3)])
+    cosines = {}
+    for p in range(3):
+        for d in range(15):
+            wanted = []
+            for block in (b for b in some if lengths[b, p] > d):
+                for u in range(max(0, d - 7), min(d, 7) + 1):
+                    v = d - u
+
+                    def size(u, v, p=p, block=block, cosines=cosines):
+                        return abs(cosines.get((block, p, u, v), 0))
+
+                    around = 2 * size(u - 1, v) + 2 * size(u, v - 1) + size(u - 1, v - 1)
+                    around += size(u - 2, v) + size(u, v - 2) + (2 * size(u, v, 0) if p else 0)
+                    zone = (0, 1, 1, 2, 2, 2)[d] if d < 6 else 3
+                    number = sum(limit < around for limit in (0, 2, 4, 8, 16))
+                    wanted.append(((block, p, u, v), 24 * min(p, 1) + 6 * zone + number))
+            cosines |= decode_plainly(ans, wanted)
+    steps = 1216, 1030, 872, 738, 625, 529, 448, 379, 321, 272, 272
+    quality, tenths = divmod(header["level"] - 10, 10)
+    step = (steps[quality] * (10 - tenths) + steps[quality + 1] * tenths) // 10
+    sizes = 1448, 2009, 1892, 1703, 1448, 1138, 784, 400, 0
+
+    def cosine(u, x):
+        k = (2 * x + 1) * u % 32
+        k = min(k, 32 - k)
+        return sizes[k] if k <= 8 else -sizes[16 - k]
+
+    picture = dict(picture)
+    for y, x in some:
+        for p in range(3):
+            known = {(u, v): cosines.get(((y, x), p, u, v), 0) for u in range(8) for v in range(8)}
+            known = {at: c for at, c in known.items() if c}
+            for a in range(8):
+                for b in range(8):
+                    total = sum(cosine(u, a) * cosine(v, b) * c * step for (u, v), c in known.items())
+                    value = picture.get((p, 8 * y + a, 8 * x + b), 0) + ((total + (1 << 23)) >> 24)
+                    picture[p, 8 * y + a, 8 * x + b] = max(-32767, min(32767, value))
+    return picture, shown
 
 
 def decode_fields(ans, header):

@@ -9,8 +9,14 @@ import numpy as np
 from tiny import GOLDEN, tiny_spec
 
 from cvvae_cli import store
-from cvvae_cli.bitstream.anchors import AlignedCoder, AnchoredCoder, LinkedCoder
-from cvvae_cli.bitstream.chunk import ChunkCoder, CoderWithFields, LatentCoder, QuantizedCoder
+from cvvae_cli.bitstream.anchors import AlignedCoder, AnchoredCoder, DetailedCoder, LinkedCoder
+from cvvae_cli.bitstream.chunk import (
+    ChunkCoder,
+    CoderWithDetail,
+    CoderWithFields,
+    LatentCoder,
+    QuantizedCoder,
+)
 from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
 from cvvae_cli.bitstream.flow import FlowCoder
@@ -42,6 +48,9 @@ def coders() -> dict[str, LatentCoder]:
         )
         for kind in (AlignedCoder, LinkedCoder)
     }
+    detailed = DetailedCoder.of_model(aligned.arrays, 85)
+    quantizer = Quantizer(*aligned.gain_and_step(85), detailed.symbol_bits)
+    with_fields["prior-7"] = CoderWithDetail(quantizer, detailed, 8, FlowCoder.of_model(aligned.arrays))
     return exact | {
         "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
         "prior-1": QuantizedCoder(Quantizer(*levelled.gain_and_step(85)), prior),

@@ -8,6 +8,7 @@ from tiny import EVERY, GOLDEN
 
 from cvvae_cli import latents
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
+from cvvae_cli.bitstream.detail import COLOURS, has_any
 from cvvae_cli.bitstream.exact import to_words
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.stream import Engine
@@ -21,6 +22,7 @@ MODELS = {
     "anchored": 5,
     "aligned": 6,
     "linked": 7,
+    "detailed": 8,
 }  # the tiny model of each but the first
 GOLDENS = sorted(path.stem for path in GOLDEN.glob("*.cvl"))
 
@@ -56,7 +58,7 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, na
     number = MODELS.get(name.removeprefix("v1.0-"), 1)
     arrays = load_file(GOLDEN / f"tiny-{number}.safetensors")
     tables = {k.removeprefix("coder.").removeprefix("prior."): v.tolist() for k, v in arrays.items()}
-    header, symbols, fields = read((GOLDEN / f"{name}.cvl").read_bytes(), tables)
+    header, symbols, fields, details = read((GOLDEN / f"{name}.cvl").read_bytes(), tables)
     expected = np.load(GOLDEN / f"{name}.npz")["values"]
     if fields:
         with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
@@ -67,6 +69,14 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, na
             (t, OTHERS[k], y, x): tuple(vectors[t][k][y][x])
             for t, k, y, x in np.ndindex(*found[:, :, 0].shape)
         }
+    if "detailed" in name:
+        with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
+            chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
+            found = np.concatenate([chunk.detail for chunk in chunks])
+        planes = np.zeros(found.shape, np.float32)
+        for key, value in details.items():
+            planes[key] = value
+        assert np.array_equal(np.rint(np.tensordot(planes, COLOURS, (1, 0))), found.transpose(0, 2, 3, 1))
     if "exact" in name:
         expected = to_words(expected, "bf16").transpose(1, 0, 2, 3)
     assert header["size"] == [52, 34]
@@ -85,10 +95,15 @@ def test_the_golden_files_use_what_the_format_has(tiny, name):
             parts = to_parts(np.concatenate([c.fields for c in chunks]))
             shares = [(parts[:, k] != 0).mean() for k in range(3)]
             assert 0.02 < min(shares) <= max(shares) < 0.98, shares  # every part is used, and left out
-        if "linked" in name:
+        if "linked" in name or "detailed" in name:
             coder = latents.latent_coder(cvl.header, latents.model_of(cvl.header)[1])
             starts = [(first, cvl.read_chunk(first // 4).symbols) for first in (0, 8, 16, 24)]
-            assert [coder.is_fresh(*start) for start in starts] == [True, True, False, True]
+            begins = [coder.is_fresh(*start) for start in starts]
+            assert begins == [True, *((False, True) if "detailed" in name else (True, False)), True]
+        if "detailed" in name:
+            chunks = list(latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
+            shown = [has_any(picture).mean() for chunk in chunks for picture in chunk.detail]
+            assert 0.02 < min(shown) < 0.9 < max(shown) < 0.99, shown
         assert "anchored" not in name or 0.1 < is_whole[0].mean() < 0.9  # some areas have offsets, some not
         assert cvl.num_latents > cvl.header.period  # the coder starts fresh in the middle
         assert cvl.num_latents % cvl.header.chunk  # the last chunk is short

@@ -120,7 +120,7 @@ def test_the_exported_file_holds_all_that_a_codec_needs(config, tmp_path):
     coder = AlignedCoder.of_model(arrays, 55)
     plan = coder.choose(scaled, ())
     assert np.array_equal(coder.decode(coder.pack(plan), scaled.shape, ()), plan.symbols)
-    assert find_model_or_file(str(tmp_path / "w.safetensors")).coder == "prior-6"
+    assert find_model_or_file(str(tmp_path / "w.safetensors")).coder == "prior-7"
     fields = np.random.default_rng(1).integers(-9, 9, (4, 3, 2, 3, 3)).astype(np.int16)
     flow = FlowCoder.of_model(arrays)
     assert np.array_equal(flow.decode_fields(flow.encode_fields(fields), (4, 3, 3)), fields)
