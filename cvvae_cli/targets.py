@@ -78,9 +78,11 @@ def find_level(
     kind = ENTROPY_CODERS[engine.spec.coder]
     aligns, details = aligns and kind.takes_fields, details and kind.takes_detail
     level = (first + last) // 2
-    for _ in range(2 if aligns else 1):
+    rounds = 2 if aligns else 1
+    for number in range(rounds):
         error = worthless(level) if aligns else None
-        samples = [encoded(clip, engine, error, details=details) for clip in clips]
+        is_last = number == rounds - 1  # before, the level is not needed exactly
+        samples = [encoded(clip, engine, error, details=details and is_last) for clip in clips]
         trial = Trial(samples, frames, engine, weights)
         if target.psnr_db is not None:
             found = trial.lowest_level(target.psnr_db)
@@ -193,6 +195,7 @@ class Trial:
         self.frames = frames
         self.engine = engine
         self.weights = weights
+        self._known: dict[int, float] = {}  # bits of latents at a level
         self.pixels = samples[0].rgb.shape[1] * samples[0].rgb.shape[2]
         first, last = engine.spec.levels or (0, 0)
         self.levels = range(first, last + 1)
@@ -202,42 +205,79 @@ class Trial:
         return first_true(self.levels, lambda level: self.psnr_db(level) >= psnr_db)
 
     def highest_level(self, most: float) -> int | None:
-        """The highest that needs no more bits per pixel; None if all do."""
-        above = first_true(self.levels, lambda level: self.bits_per_pixel(level) > most)
-        if above is None:
-            return self.levels[-1]
-        return above - 1 if above > self.levels[0] else None
+        """The highest that needs no more bits per pixel; None if all do.
+
+        What detail takes is measured, for which the network must decode, at few levels only: at that which
+        seems to be the one, until it is.
+        """
+        shares: dict[int, float] = {}  # bits of detail for each of the others
+        while True:
+            above = first_true(self.levels, lambda level: self._expected_bits(level, shares) > most)
+            level = max(self.levels[0], (self.levels.stop if above is None else above) - 1)
+            if not self.has_details or level in shares:
+                return level if self._expected_bits(level, shares) <= most else None
+            shares[level] = self.bits_of_detail(level) / self.bits_of_latents(level)
+
+    def _expected_bits(self, level: int, shares: dict[int, float]) -> float:
+        known = sorted(shares)
+        share = np.interp(level, known, [shares[each] for each in known]) if known else 0.0
+        return self.bits_of_latents(level) * (1 + float(share))
+
+    @property
+    def has_details(self) -> bool:
+        return self.samples[0].chunks[0].means is not None
 
     def choice(self, level: int) -> Choice:
         return Choice(level, self.bits_per_pixel(level), self.psnr_db(level))
 
     def bits_per_pixel(self, level: int) -> float:
-        """Of the clip, if it is like the samples; each counts its first latent frame as a fresh start."""
-        spec = self.engine.spec
+        """Of the clip, if it is like the samples."""
+        detail = self.bits_of_detail(level) if self.has_details else 0.0
+        return self.bits_of_latents(level) + detail
+
+    def bits_of_latents(self, level: int) -> float:
+        """Bits per pixel but for detail; each sample counts its first latent frame as a fresh start."""
+        if level not in self._known:
+            self._known[level] = self._measure_latents(level)
+        return self._known[level]
+
+    def _measure_latents(self, level: int) -> float:
         coder = self._coder(level)
         first = whole = linked = 0.0
-        count = links = 0  # of the latent frames but the first ones; of the samples that a link suits
-        details = []  # bits of the detail of each chunk
+        count = 0  # of the latent frames but the first ones
         for sample in self.samples:
             opening, coded = self._opening(coder, sample, level), self._coded(coder, sample, level)
             first += coder.bits_by_channel(opening).sum()
             whole += sum(coder.bits_by_channel(chunk.plan).sum() for chunk in coded)
             count += sum(len(chunk.plan.symbols) for chunk in coded) - 1
-            details.append([chunk.detail_bits for chunk in coded])
             if coder.links:
-                is_linked, bits_of_link = self._link(coder, sample, level, opening.symbols[0])
-                linked += bits_of_link
-                links += is_linked
+                linked += self._link(coder, sample, level, opening.symbols[0])[1]
         start = first / len(self.samples)
         following = (whole - first) / count if count else start
-        latents = spec.geometry.num_latents(self.frames)
-        starts = -(-latents // spec.period)
-        fresh = -(-starts // (MOST_LINKED + 1)) if coder.links else starts
+        latents, starts, fresh = self._starts(coder)
         bits = fresh * start + (starts - fresh) * linked / len(self.samples)
         bits += (latents - starts) * following + (latents - 1) * self.bits_of_fields
-        openings = starts - (starts - fresh) * links / len(self.samples)  # at which detail is coded anew
-        bits += bits_of_details(details, openings, -(-latents // spec.chunk_latents))
         return float(bits / (self.frames * self.pixels))
+
+    def bits_of_detail(self, level: int) -> float:
+        """Bits per pixel of detail, which begins anew where a period does not link well."""
+        coder = self._coder(level)
+        links, details = 0, []
+        for sample in self.samples:
+            coded = self._coded(coder, sample, level, details=True)
+            details.append([chunk.detail_bits for chunk in coded])
+            links += coder.links and self._link(coder, sample, level, coded[0].plan.symbols[0])[0]
+        latents, starts, fresh = self._starts(coder)
+        openings = starts - (starts - fresh) * links / len(self.samples)
+        bits = bits_of_details(details, openings, -(-latents // self.engine.spec.chunk_latents))
+        return bits / (self.frames * self.pixels)
+
+    def _starts(self, coder: ResidualCoder) -> tuple[int, int, int]:
+        """Of the clip: latent frames, periods, and how many of these begin fresh whatever they hold."""
+        spec = self.engine.spec
+        latents = spec.geometry.num_latents(self.frames)
+        starts = -(-latents // spec.period)
+        return latents, starts, -(-starts // (MOST_LINKED + 1)) if coder.links else starts
 
     def _link(
         self, coder: ResidualCoder, sample: Sample, level: int, opening: np.ndarray
@@ -269,18 +309,20 @@ class Trial:
         scaled, aligned = self._scaled(sample.chunks[0], level)
         return coder.choose(scaled, (), aligned, count=1)
 
-    def _coded(self, coder: ResidualCoder, sample: Sample, level: int) -> list[Coded]:
+    def _coded(
+        self, coder: ResidualCoder, sample: Sample, level: int, *, details: bool = False
+    ) -> list[Coded]:
         """The chunks of a sample; the coder is fresh at the first."""
         chunks = ChunkCoder(coder, period=2**20)
         quantizer = Quantizer(*self.weights.gain_and_step(level), coder.symbol_bits)
-        details = Details(self.engine, level) if sample.chunks[0].means is not None else None
+        detailed = Details(self.engine, level) if details and self.has_details else None
         coded, first_latent = [], 0
         for chunk in sample.chunks:
             plan = chunks.choose(first_latent, *self._scaled(chunk, level))
             latents = quantizer.dequantize(plan.symbols)
             detail, bits = None, 0
-            if details and isinstance(coder, DetailedCoder):
-                detail, bits = details.of(chunk, latents, coder.vectors(plan.symbols.shape))
+            if detailed and isinstance(coder, DetailedCoder):
+                detail, bits = detailed.of(chunk, latents, coder.vectors(plan.symbols.shape))
             coded.append(Coded(plan, latents, detail, bits))
             first_latent += chunk.latents.shape[1]
         return coded
@@ -295,9 +337,10 @@ class Trial:
         coder = self._coder(level)
         values = []
         for sample in self.samples:
+            coded = self._coded(coder, sample, level, details=True)
             chunks = [
-                replace(chunk, latents=coded.latents, detail=coded.detail)
-                for chunk, coded in zip(sample.chunks, self._coded(coder, sample, level), strict=True)
+                replace(chunk, latents=each.latents, detail=each.detail)
+                for chunk, each in zip(sample.chunks, coded, strict=True)
             ]
             height, width = sample.rgb.shape[1:3]
             decoded = self.engine.decode_stream(chunks, width, height)

@@ -166,12 +166,13 @@ def test_what_a_linked_period_takes_is_expected_of_samples(tiny, lossless, monke
     engine = make_engine(spec, weights.build, choose_placement("cpu", "fp32"))
     with open_source(source) as video:
         clips, frames = take_clips(video, engine)
-    trial = Trial([encoded(clip, engine, None) for clip in clips], frames, engine, weights)
+    samples = [encoded(clip, engine, None) for clip in clips]
+    linked, fresh = (Trial(samples, frames, engine, weights) for _ in range(2))
     monkeypatch.setattr(Trial, "_link", lambda *_: (True, 0.0))
-    least = trial.bits_per_pixel(50)
+    least = linked.bits_per_pixel(50)
     monkeypatch.undo()
-    monkeypatch.setattr(type(trial._coder(50)), "links", False)
-    assert least < trial.bits_per_pixel(50)
+    monkeypatch.setattr(type(fresh._coder(50)), "links", False)
+    assert least < fresh.bits_per_pixel(50)
 
 
 def test_what_samples_need_counts_the_vectors_of_aligned_groups(tiny, lossless, tmp_path):
@@ -227,7 +228,7 @@ def test_samples_hold_the_detail_of_the_clip(tiny, lossless, tmp_path, monkeypat
     trial = Trial([encoded(clips[0], engine, None, details=True)], frames, engine, weights)
     with open_cvl(tmp_path / "out.cvl") as cvl:
         details = [len(cut(cut(cvl.read_chunk(n).symbols)[1])[0]) for n in range(len(cvl.index))]
-    found = trial._coded(trial._coder(70), trial.samples[0], 70)
+    found = trial._coded(trial._coder(70), trial.samples[0], 70, details=True)
     assert [chunk.detail_bits for chunk in found[:2]] == [8 * size for size in details[:2]]
     assert min(details) > 0
     with open_source(tmp_path / "out.mkv") as video:
@@ -240,3 +241,18 @@ def test_detail_begins_anew_as_often_as_periods_do():
     assert bits_of_details(samples, 1, 1) == 200
     assert bits_of_details(samples, 2, 12) == 2 * 200 + 10 * 20
     assert bits_of_details([[50]], 1, 3) == 150
+
+
+def test_the_highest_level_with_detail_is_found_by_few_decodes():
+    """Of a made-up clip: latents take as many bits as the level says, detail more than in proportion."""
+    trial = Trial.__new__(Trial)
+    trial.levels, decoded = range(10, 101), []
+    trial.bits_of_latents = lambda level: level / 1000
+    trial.bits_of_detail = lambda level: decoded.append(level) or level**3 / 1e7
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trial, "has_details", True)
+        for most in np.linspace(0.005, 0.25, 30):
+            decoded.clear()
+            best = [level for level in trial.levels if level / 1000 + level**3 / 1e7 <= most]
+            assert trial.highest_level(most) == (best[-1] if best else None)
+            assert len(decoded) == len(set(decoded)) <= 7

@@ -233,10 +233,15 @@ def followed(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     if not vectors.any():
         return picture
     h, w = picture.shape[1:]
-    down, right = vectors.repeat(BLOCK * CELL, 1).repeat(BLOCK * CELL, 2)[:, :h, :w]
-    rows = (np.arange(h)[:, None] - down).clip(0, h - 1)
-    columns = (np.arange(w) - right).clip(0, w - 1)
-    moved: np.ndarray = picture.reshape(len(picture), -1)[:, rows * w + columns]
+    size, margin = BLOCK * CELL, int(np.abs(vectors).max())
+    wide = np.pad(picture, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+    moved = np.empty_like(picture)
+    for row, column in np.ndindex(*vectors.shape[1:]):
+        down, right = vectors[:, row, column].tolist()
+        top, left = size * row, size * column
+        bottom, end = min(top + size, h), min(left + size, w)
+        y, x = margin - down, margin - right
+        moved[:, top:bottom, left:end] = wide[:, top + y : bottom + y, left + x : end + x]
     return moved
 
 

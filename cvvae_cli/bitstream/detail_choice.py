@@ -34,7 +34,7 @@ from cvvae_cli.types import Lacking
 PER_BLOCK = BLOCK * CELL // SIDE  # blocks of detail in one that moves, in each direction
 FIRST_PRICE, LAST_PRICE = 24_000.0, 1_260.0  # squared levels of all planes for a bit, at quality 1 and 10
 RESTING, MOVING = 4.0, 0.0  # frames expected beyond a chunk that show what its last one lacks
-HOPE_BITS = 1.0  # fewer than a cosine takes that is not 0
+HOPE_BITS = 3.0  # about the least that a cosine takes which is not 0
 FLAG_BITS, CHANGE_BITS = 3.0, 5.0  # about what it takes to show a block or not, against custom; to change it
 
 
