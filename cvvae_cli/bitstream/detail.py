@@ -265,6 +265,7 @@ def flags(
 
 
 def densities_of_changes(changed: np.ndarray, even: np.ndarray) -> np.ndarray:
+    """Of blocks of which nothing is known, and of the others by how many beside them are changed."""
     classes = beside(changed & even)
     return densities_of(changed, [even, *(~even & (classes == k) for k in range(CHANGES - 1))])
 

@@ -32,7 +32,7 @@ from cvvae_cli.bitstream.vectors import BLOCK, CELL
 from cvvae_cli.types import Lacking
 
 PER_BLOCK = BLOCK * CELL // SIDE  # blocks of detail in one that moves, in each direction
-FIRST_PRICE, LAST_PRICE = 24_000.0, 1_260.0  # squared levels of all planes for a bit, at quality 1 and 10
+FIRST_PRICE, LAST_PRICE = 24_000.0, 850.0  # squared levels of all planes for a bit, at quality 1 and 10
 RESTING, MOVING = 4.0, 0.0  # frames expected beyond a chunk that show what its last one lacks
 HOPE_BITS = 3.0  # about the least that a cosine takes which is not 0
 FLAG_BITS, CHANGE_BITS = 3.0, 5.0  # about what it takes to show a block or not, against custom; to change it
@@ -61,19 +61,15 @@ class DetailChooser:
         self.frames[last] += beyond
         for number in range(last - 1, -1, -1):
             field = -vectors[number + 1]
-            now, following = (
-                self.lacking[number],
-                in_blocks(followed(from_blocks(self.aims[number + 1]), field)),
-            )
+            now, own = self.lacking[number], self.counts[number]
+            following = in_blocks(followed(from_blocks(self.aims[number + 1]), field))
             frames = followed(self.frames[number + 1].repeat(SIDE, 0).repeat(SIDE, 1)[None], field)
             frames = frames[0, SIDE // 2 :: SIDE, SIDE // 2 :: SIDE]
             share = likeness(following, now)
-            weight = (share * frames)[..., None, None, None]
-            own = self.counts[number]
             self.frames[number] += share**2 * frames
-            self.aims[number] = (
-                (own * now + weight * following) / self.frames[number][..., None, None, None]
-            ).astype(np.float32)
+            weights = np.stack([np.full(frames.shape, own), share * frames]) / self.frames[number]
+            first, second = weights.astype(np.float32)[..., None, None, None]
+            self.aims[number] = first * now + second * following
 
     def choose(self, number: int, memory: Memory) -> Change:
         """Of a latent frame, with what is remembered by then."""

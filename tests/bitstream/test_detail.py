@@ -154,8 +154,8 @@ def test_the_integers_are_the_cosine_transform():
 def test_what_lacks_for_long_is_coded_and_what_passes_is_not():
     """The same detail: in all frames of a chunk, or another in each."""
     rng = np.random.default_rng(0)
-    stays = np.repeat(rng.normal(0, 30, (1, 3, SIDE * ROWS, SIDE * COLUMNS)), 4, 0).astype(np.float32)
-    passes = rng.normal(0, 30, stays.shape).astype(np.float32)
+    stays = np.repeat(rng.normal(0, 24, (1, 3, SIDE * ROWS, SIDE * COLUMNS)), 4, 0).astype(np.float32)
+    passes = rng.normal(0, 24, stays.shape).astype(np.float32)
     sizes, left = [], []
     for pictures in (stays, passes):
         coder = DetailCoder(70)
