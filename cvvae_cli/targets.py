@@ -12,8 +12,8 @@ import numpy as np
 from cvvae_cli.bitstream.anchors import DetailedCoder
 from cvvae_cli.bitstream.chunk import MOST_LINKED, ChunkCoder, better_beginning, which_aligned
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
-from cvvae_cli.bitstream.detail import DetailCoder, Memory
-from cvvae_cli.bitstream.detail_choice import DetailChooser
+from cvvae_cli.bitstream.detail import DetailCoder, Memory, colours_of
+from cvvae_cli.bitstream.detail_choice import encode_lacking
 from cvvae_cli.bitstream.flow import FlowCoder, worthless
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Plan, ResidualCoder
@@ -196,6 +196,7 @@ class Trial:
         self.engine = engine
         self.weights = weights
         self._known: dict[int, float] = {}  # bits of latents at a level
+        self._known_details: dict[int, float] = {}
         self.pixels = samples[0].rgb.shape[1] * samples[0].rgb.shape[2]
         first, last = engine.spec.levels or (0, 0)
         self.levels = range(first, last + 1)
@@ -261,6 +262,11 @@ class Trial:
 
     def bits_of_detail(self, level: int) -> float:
         """Bits per pixel of detail, which begins anew where a period does not link well."""
+        if level not in self._known_details:
+            self._known_details[level] = self._measure_detail(level)
+        return self._known_details[level]
+
+    def _measure_detail(self, level: int) -> float:
         coder = self._coder(level)
         links, details = 0, []
         for sample in self.samples:
@@ -362,10 +368,9 @@ class Details:
     ) -> tuple[np.ndarray | None, int]:
         """What is added to pictures, if anything is, and its bits."""
         memory = self.memory or Memory.empty(*latents.shape[2:])
-        chooser = DetailChooser(self.coder, self.mirror.lacking(chunk, latents), vectors)
-        data, memories = self.coder.encode(memory, vectors, chooser.choose)
+        data, memories = encode_lacking(self.coder, memory, vectors, self.mirror.lacking(chunk, latents))
         self.memory = memories[-1]
-        return np.stack([memory.colours() for memory in memories]) if data else None, 8 * len(data)
+        return colours_of(memories) if data else None, 8 * len(data)
 
 
 def bits_of_details(samples: list[list[int]], openings: float, chunks: int) -> float:

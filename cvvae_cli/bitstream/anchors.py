@@ -7,24 +7,14 @@ once, moves all its symbols to where its latents are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import numpy as np
 from torch import Tensor
 
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder
 from cvvae_cli.bitstream.prior import as_plane
-from cvvae_cli.bitstream.residuals import (
-    CENTER,
-    Aligned,
-    Beside,
-    Decide,
-    Past,
-    Plan,
-    Prediction,
-    Step,
-    Where,
-)
+from cvvae_cli.bitstream.residuals import CENTER, Beside, Past, Prediction, Where
 from cvvae_cli.bitstream.vectors import BLOCK
 from cvvae_cli.errors import CorruptFileError
 
@@ -146,27 +136,8 @@ class DetailedCoder(LinkedCoder):
     name = "prior-7"
     takes_detail = True
 
-    def plan(
-        self,
-        values: np.ndarray,
-        past: Past,
-        decide: Decide,
-        aligned: Aligned = None,
-        count: int | None = None,
-    ) -> Plan:
+    def begin(self) -> None:
         self._fields: list[np.ndarray] = []
-        return super().plan(values, past, decide, aligned, count)
-
-    def decode(
-        self,
-        data: bytes,
-        shape: tuple[int, int, int, int],
-        past: Past,
-        aligned: Aligned = None,
-        on_step: Callable[[Step], None] | None = None,
-    ) -> np.ndarray:
-        self._fields = []
-        return super().decode(data, shape, past, aligned, on_step)
 
     def field(self, h: int, w: int, chosen: np.ndarray | None) -> Steps:
         field = yield from super().field(h, w, chosen)

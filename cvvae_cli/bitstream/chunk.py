@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from cvvae_cli.bitstream.detail import DetailCoder, Lack, Memory
-from cvvae_cli.bitstream.detail_choice import DetailChooser
+from cvvae_cli.bitstream.detail import DetailCoder, Lack, Memory, colours_of
+from cvvae_cli.bitstream.detail_choice import encode_lacking
 from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Aligned, Past, Plan, shift
@@ -36,11 +36,7 @@ class LatentCoder(Protocol):
     takes_detail: bool  # whether what pictures lack is coded beside them (bitstream/detail.py)
 
     def encode(
-        self,
-        first_latent: int,
-        latents: np.ndarray,
-        fields: Fields = None,
-        lacking: Lack | None = None,
+        self, first_latent: int, latents: np.ndarray, fields: Fields = None, lacking: Lack | None = None
     ) -> bytes:
         """float32 (C, t, h, w), and fields int16 (t, 3, 2, rows, columns) or None → bytes.
 
@@ -97,11 +93,7 @@ class QuantizedCoder:
         self.chunks = chunks
 
     def encode(
-        self,
-        first_latent: int,
-        latents: np.ndarray,
-        fields: Fields = None,
-        lacking: Lack | None = None,
+        self, first_latent: int, latents: np.ndarray, fields: Fields = None, lacking: Lack | None = None
     ) -> bytes:
         return self.chunks.encode(first_latent, self.quantizer.scale(latents))
 
@@ -135,20 +127,15 @@ class CoderWithFields(QuantizedCoder):
         self.flow = flow
 
     def encode(
-        self,
-        first_latent: int,
-        latents: np.ndarray,
-        fields: Fields = None,
-        lacking: Lack | None = None,
+        self, first_latent: int, latents: np.ndarray, fields: Fields = None, lacking: Lack | None = None
     ) -> bytes:
         moved = b"" if fields is None or not fields.any() else self.flow.encode_fields(fields)
         aligned = None if fields is None else which_aligned(fields)
-        symbols = self.chunks.encode(first_latent, self.quantizer.scale(latents), aligned)
-        return sized(moved) + symbols
+        return sized(moved) + self._encode(first_latent, self.quantizer.scale(latents), aligned, lacking)
 
     def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
         aligned = which_aligned(self.decode_fields(data, shape) if fields is None else fields)
-        symbols = self.chunks.decode(first_latent, cut(data)[1], in_time(shape), aligned)
+        symbols = self.chunks.decode(first_latent, self._symbols_of(data), in_time(shape), aligned)
         return self.quantizer.dequantize(symbols)
 
     def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray:
@@ -159,13 +146,20 @@ class CoderWithFields(QuantizedCoder):
         return self.flow.decode_fields(moved, places)
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:
-        return self.chunks.is_fresh(first_latent, cut(data)[1])
+        return self.chunks.is_fresh(first_latent, self._symbols_of(data))
 
     def measure(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray:
-        moved, symbols = cut(data)
+        symbols = self._symbols_of(data)
         aligned = which_aligned(self.decode_fields(data, shape))
         bits = self.chunks.measure(first_latent, symbols, in_time(shape), aligned)
-        return bits + 8 * (SIZE_BYTES + len(moved)) / shape[0]
+        return bits + 8 * (len(data) - len(symbols)) / shape[0]
+
+    def _encode(self, first_latent: int, scaled: np.ndarray, aligned: Aligned, lacking: Lack | None) -> bytes:
+        """What comes after the fields, of latents in cells of the quantiser (t, C, h, w)."""
+        return self.chunks.encode(first_latent, scaled, aligned)
+
+    def _symbols_of(self, data: bytes) -> bytes:
+        return cut(data)[1]
 
 
 class CoderWithDetail(CoderWithFields):
@@ -180,49 +174,27 @@ class CoderWithDetail(CoderWithFields):
         self._memory: Memory | None = None
         self._opening: Memory | None = None  # after the first latent frame of the period
 
-    def encode(
-        self,
-        first_latent: int,
-        latents: np.ndarray,
-        fields: Fields = None,
-        lacking: Lack | None = None,
-    ) -> bytes:
-        aligned = None if fields is None else which_aligned(fields)
-        moved = b"" if fields is None or not fields.any() else self.flow.encode_fields(fields)
-        begins, plan = self.chunks.planned(first_latent, self.quantizer.scale(latents), aligned)
-        shape = plan.symbols.shape
-        vectors = self.coder.vectors(shape)
-        memory = self._memory_before(first_latent, shape)
-        if lacking is None:
-            detail, memories = b"", self.detail.decode(b"", memory, vectors)
-        else:
-            lacks = lacking(self.quantizer.dequantize(plan.symbols))
-            chooser = DetailChooser(self.detail, lacks, vectors)
-            detail, memories = self.detail.encode(memory, vectors, chooser.choose)
-        self._remember(first_latent, memories)
-        return sized(moved) + sized(detail) + begins + self.coder.pack(plan)
-
-    def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
-        aligned = which_aligned(self.decode_fields(data, shape) if fields is None else fields)
-        _, symbols = cut(cut(data)[1])
-        return self.quantizer.dequantize(self.chunks.decode(first_latent, symbols, in_time(shape), aligned))
-
     def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray | None:
         detail, _ = cut(cut(data)[1])
         vectors = self.coder.vectors(in_time(shape))
         memories = self.detail.decode(detail, self._memory_before(first_latent, in_time(shape)), vectors)
         self._remember(first_latent, memories)
-        return np.stack([memory.colours() for memory in memories]) if detail else None
+        return colours_of(memories) if detail else None
 
-    def is_fresh(self, first_latent: int, data: bytes) -> bool:
-        return self.chunks.is_fresh(first_latent, cut(cut(data)[1])[1])
+    def _encode(self, first_latent: int, scaled: np.ndarray, aligned: Aligned, lacking: Lack | None) -> bytes:
+        begins, plan = self.chunks.planned(first_latent, scaled, aligned)
+        vectors = self.coder.vectors(plan.symbols.shape)
+        memory = self._memory_before(first_latent, plan.symbols.shape)
+        if lacking is None:
+            detail, memories = b"", self.detail.decode(b"", memory, vectors)
+        else:
+            lacks = lacking(self.quantizer.dequantize(plan.symbols))
+            detail, memories = encode_lacking(self.detail, memory, vectors, lacks)
+        self._remember(first_latent, memories)
+        return sized(detail) + begins + self.coder.pack(plan)
 
-    def measure(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray:
-        moved, beside = cut(data)
-        detail, symbols = cut(beside)
-        aligned = which_aligned(self.decode_fields(data, shape))
-        bits = self.chunks.measure(first_latent, symbols, in_time(shape), aligned)
-        return bits + 8 * (2 * SIZE_BYTES + len(moved) + len(detail)) / shape[0]
+    def _symbols_of(self, data: bytes) -> bytes:
+        return cut(cut(data)[1])[1]
 
     def _memory_before(self, first_latent: int, shape: Shape) -> Memory:
         """What is remembered as a chunk (t, C, h, w) begins."""

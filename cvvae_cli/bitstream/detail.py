@@ -26,11 +26,10 @@ from cvvae_cli.bitstream.residuals import (
 )
 from cvvae_cli.bitstream.vectors import BLOCK, CELL
 from cvvae_cli.errors import CorruptFileError
-from cvvae_cli.types import DETAIL_BITS, Lacking
+from cvvae_cli.types import Lacking
 
 SIDE = 8  # pixels of a block in each direction
 PLANES = 3  # brightness, and two of colour
-LEVEL_BITS = DETAIL_BITS  # after the point of a detail picture, in levels of 255
 LARGEST_PIXEL = 32_767
 LARGEST_COSINE = 2047  # in steps
 # Steps of the cosines in 2^-4 levels, at qualities 1 to 10; between them they lie on straight lines
@@ -138,19 +137,16 @@ class DetailCoder(TableCoder):
         """
         steps: list[Step] = []
         memories = []
+
+        def plan(guess: Prediction, wanted: np.ndarray | None) -> np.ndarray:
+            assert wanted is not None
+            residuals = wanted.astype(np.int64)
+            steps.append((None, guess, residuals))
+            return residuals
+
         for number, field in enumerate(vectors):
             before = memory.moved(field)
-            frame = self.frame(before, choose(number, before))
-            guess, values = next(frame)
-            while True:
-                assert values is not None
-                residuals = values.astype(np.int64)
-                steps.append((None, guess, residuals))
-                try:
-                    guess, values = frame.send(symbols_of(guess, residuals))
-                except StopIteration as end:
-                    memory = end.value
-                    break
+            memory = walked(self.frame(before, choose(number, before)), plan)
             memories.append(memory)
         is_any = any(after.shown.any() for after in memories)
         return self.pack(Plan(np.empty(0), steps)) if is_any else b"", memories
@@ -164,14 +160,9 @@ class DetailCoder(TableCoder):
             if coder is None:
                 memory = Memory(memory.picture, np.zeros_like(memory.shown))
             else:
-                frame = self.frame(memory, None)
-                guess, _ = next(frame)
-                while True:
-                    try:
-                        guess, _ = frame.send(symbols_of(guess, self.decode_residuals(coder, guess)))
-                    except StopIteration as end:
-                        memory = end.value
-                        break
+                memory = walked(
+                    self.frame(memory, None), lambda guess, _: self.decode_residuals(coder, guess)
+                )
             memories.append(memory)
         return memories
 
@@ -226,6 +217,22 @@ class DetailCoder(TableCoder):
         sums = np.floor(sums * 0.5 ** (2 * COSINE_BITS) + 0.5)
         total[changed] = (total[changed] + sums).clip(-LARGEST_PIXEL, LARGEST_PIXEL)
         return from_blocks(total)
+
+
+def walked(steps: Steps, residuals_of: Callable[[Prediction, np.ndarray | None], np.ndarray]) -> Memory:
+    """What the steps of a latent frame end with, if each is answered by its residuals."""
+    guess, wanted = next(steps)
+    while True:
+        try:
+            guess, wanted = steps.send(symbols_of(guess, residuals_of(guess, wanted)))
+        except StopIteration as end:
+            memory: Memory = end.value
+            return memory
+
+
+def colours_of(memories: list[Memory]) -> np.ndarray:
+    """What is added to the pictures of latent frames: int16 (t, 3, H, W) in 2^-4 levels."""
+    return np.stack([memory.colours() for memory in memories])
 
 
 def followed(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:

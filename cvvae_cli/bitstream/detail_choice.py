@@ -8,12 +8,12 @@ this is in a file: any choice decodes.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from cvvae_cli.bitstream.detail import (
     COLOURS,
     DIAGONALS,
     LENGTH_TABLE,
-    LEVEL_BITS,
     PLANES,
     SIDE,
     Change,
@@ -28,14 +28,20 @@ from cvvae_cli.bitstream.detail import (
 )
 from cvvae_cli.bitstream.motion import between_levels
 from cvvae_cli.bitstream.residuals import CENTER, Prediction
-from cvvae_cli.bitstream.vectors import BLOCK, CELL
-from cvvae_cli.types import Lacking
+from cvvae_cli.bitstream.vectors import still
+from cvvae_cli.types import DETAIL_BITS, Lacking
 
-PER_BLOCK = BLOCK * CELL // SIDE  # blocks of detail in one that moves, in each direction
 FIRST_PRICE, LAST_PRICE = 24_000.0, 850.0  # squared levels of all planes for a bit, at quality 1 and 10
 RESTING, MOVING = 4.0, 0.0  # frames expected beyond a chunk that show what its last one lacks
 HOPE_BITS = 3.0  # about the least that a cosine takes which is not 0
 FLAG_BITS, CHANGE_BITS = 3.0, 5.0  # about what it takes to show a block or not, against custom; to change it
+
+
+def encode_lacking(
+    coder: DetailCoder, memory: Memory, vectors: list[np.ndarray], lacking: Lacking
+) -> tuple[bytes, list[Memory]]:
+    """As `DetailCoder.encode`, of a chunk whose pictures lack something."""
+    return coder.encode(memory, vectors, DetailChooser(coder, lacking, vectors).choose)
 
 
 class DetailChooser:
@@ -54,7 +60,8 @@ class DetailChooser:
         """Aims that are means over what is to come, and how many frames each serves."""
         last = len(self.aims) - 1
         now = self.lacking[last]
-        beyond = np.where(resting(vectors[last], now.shape[:2]), RESTING, MOVING)
+        rests = still(torch.from_numpy(vectors[last])[None], *now.shape[:2])[0].numpy()
+        beyond = np.where(rests, RESTING, MOVING)
         if last:
             before = in_blocks(followed(from_blocks(self.lacking[last - 1]), vectors[last]))
             beyond *= likeness(before, now) ** 2
@@ -73,7 +80,7 @@ class DetailChooser:
 
     def choose(self, number: int, memory: Memory) -> Change:
         """Of a latent frame, with what is remembered by then."""
-        known = in_blocks(memory.picture).astype(np.float32) * np.float32(0.5**LEVEL_BITS)
+        known = in_blocks(memory.picture).astype(np.float32) * np.float32(0.5**DETAIL_BITS)
         kept = has_any(memory.picture)
         aims, frames = self.aims[number], self.frames[number]
         changed, cosines = self._changes(aims, known, frames)
@@ -87,7 +94,7 @@ class DetailChooser:
         self, aims: np.ndarray, known: np.ndarray, frames: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Which blocks are changed, and the cosines that are added to them."""
-        step = self.coder.step * 0.5**LEVEL_BITS
+        step = self.coder.step * 0.5**DETAIL_BITS
         cells = cosines_of(aims - known) / np.float32(step)
         errors = frames[..., None, None, None] * step**2 * cells**2
         hope = np.maximum(errors - self.price * HOPE_BITS, 0).sum((2, 3, 4))
@@ -138,13 +145,6 @@ def around(values: np.ndarray) -> np.ndarray:
     p = p[:-2] + p[1:-1] + p[2:]
     sums: np.ndarray = p[:, :-2] + p[:, 1:-1] + p[:, 2:]
     return sums
-
-
-def resting(vectors: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Which blocks do not move: bool (rows, columns)."""
-    still = (vectors == 0).all(0)
-    rests: np.ndarray = still.repeat(PER_BLOCK, 0).repeat(PER_BLOCK, 1)[: shape[0], : shape[1]]
-    return rests
 
 
 def cosines_of(blocks: np.ndarray) -> np.ndarray:

@@ -212,6 +212,10 @@ class ResidualCoder(TableCoder, ABC):
         and those after it in its chunk; None in decoding. `is_aligned`: the frames it stands for were.
         """
 
+    def begin(self) -> None:
+        """Before the first of some latent frames is planned or decoded."""
+        return
+
     def encode(self, symbols: np.ndarray, past: Past) -> bytes:
         """Code int32 (t, C, h, w); `past` is empty where the coder starts fresh."""
         return self.pack(self.exactly(symbols, past))
@@ -247,6 +251,7 @@ class ResidualCoder(TableCoder, ABC):
     ) -> Plan:
         """Walk over latent frames of these values, `count` of them or all; `decide` gives the residuals of
         each step."""
+        self.begin()
         plan = Plan(np.zeros(values[:count].shape, np.int32), [])
         for number, symbols in enumerate(plan.symbols):
             is_aligned = aligned is not None and bool(aligned[number])
@@ -283,6 +288,7 @@ class ResidualCoder(TableCoder, ABC):
         on_step: Callable[[Step], None] | None = None,
     ) -> np.ndarray:
         """int32 of `shape` (t, C, h, w) from what `encode` gave for the same past."""
+        self.begin()
         coder = self.reader(data)
         symbols = np.zeros(shape, np.int32)
         for number, frame in enumerate(symbols):
