@@ -28,7 +28,7 @@ def decode_frames(
     frames = range(cvl.num_frames) if frames is None else frames
     geometry, chunk = cvl.header.geometry, cvl.header.chunk
     first = engine.reaching(geometry.latent_of(frames.start), *geometry.latent_size(*cvl.header.size))
-    stop = min(cvl.num_latents, geometry.latent_of(frames.stop - 1) + 1 + engine.spec.decode_ahead)
+    stop = min(cvl.num_latents, engine.needed_until(geometry.latent_of(frames.stop - 1) + 1))
     chunks = range(first // chunk, -(-stop // chunk))
     device = engine.placement.device
     latents = ahead(read_latents(cvl, weights, chunks, stop, device=str(device)), device)

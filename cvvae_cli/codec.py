@@ -131,7 +131,7 @@ def write_cvl(
         error = worthless(level) if aligns and coder.takes_fields and level is not None else None
         mirror = None
         if details and coder.takes_detail and isinstance(engine, Engine):
-            mirror = Mirror(engine)
+            mirror = Mirror(engine, level)
         yield from EncodeJob(cvl, video, side, engine, coder, point or START, error, mirror).run()
 
 

@@ -7,22 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from cvvae_cli.bitstream.anchors import DetailedCoder
-from cvvae_cli.bitstream.chunk import (
-    ChunkCoder,
-    CoderWithDetail,
-    CoderWithFields,
-    LatentCoder,
-    QuantizedCoder,
-)
-from cvvae_cli.bitstream.coders import ENTROPY_CODERS
+from cvvae_cli.bitstream.chunk import LatentCoder, QuantizedCoder, coder_of
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
-from cvvae_cli.bitstream.flow import FlowCoder
-from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.container.header import Header
 from cvvae_cli.container.layout import Chunk
 from cvvae_cli.container.reader import CvlReader
-from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError, WeightsError
+from cvvae_cli.errors import CorruptFileError, WeightsError
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
 from cvvae_cli.types import LatentChunk, WindowGeometry
 
@@ -48,20 +38,8 @@ def latent_coder(header: Header, weights: Weights, device: str = "cpu") -> Laten
     """The coder that a header names, with the tables of the model; its bits are the same on every device."""
     if header.coder in EXACT_TYPES:
         return ExactCoder(EXACT_TYPES[header.coder])
-    kind = ENTROPY_CODERS.get(header.coder)
-    if kind is None:
-        raise UnsupportedFormatError(
-            f"the file uses the coder {header.coder!r}, which this program does not know",
-            hint="install a newer cvvae",
-        )
-    coder = kind.of_model(weights.arrays, header.level, device)
-    quantizer = Quantizer(*weights.gain_and_step(header.level), coder.symbol_bits)
-    if isinstance(coder, DetailedCoder):
-        return CoderWithDetail(quantizer, coder, header.period, FlowCoder.of_model(weights.arrays))
-    chunks = ChunkCoder(coder, header.period)
-    if coder.takes_fields:
-        return CoderWithFields(quantizer, chunks, FlowCoder.of_model(weights.arrays))
-    return QuantizedCoder(quantizer, chunks)
+    levels = weights.gain_and_step(header.level)
+    return coder_of(header.coder, weights.arrays, levels, header.level, header.period, device)
 
 
 def read_latents(
@@ -104,7 +82,7 @@ def decoded_chunks(
             start = cvl.frames_of(number).start
             frames = range(start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
             pts = np.array(chunk.pts[: len(frames)], np.int64)
-            yield LatentChunk(values, frames, pts, fields, detail=detail)
+            yield LatentChunk(values, frames, pts, fields, detail=detail, level=header.level)
 
 
 def openings(cvl: CvlReader, coder: LatentCoder, number: int) -> list[Chunk]:

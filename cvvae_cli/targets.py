@@ -345,7 +345,7 @@ class Trial:
         for sample in self.samples:
             coded = self._coded(coder, sample, level, details=True)
             chunks = [
-                replace(chunk, latents=each.latents, detail=each.detail)
+                replace(chunk, latents=each.latents, detail=each.detail, level=level)
                 for chunk, each in zip(sample.chunks, coded, strict=True)
             ]
             height, width = sample.rgb.shape[1:3]
@@ -359,7 +359,7 @@ class Details:
 
     def __init__(self, engine: BaseEngine, level: int) -> None:
         assert isinstance(engine, Engine)  # the windowed models have no coder of detail
-        self.mirror = Mirror(engine)
+        self.mirror = Mirror(engine, level)
         self.coder = DetailCoder(level)
         self.memory: Memory | None = None
 

@@ -125,6 +125,7 @@ class LatentChunk:
     fields: np.ndarray | None = None  # int16 (t, 3, 2, rows, columns), if frames may be aligned: flow/
     means: np.ndarray | None = None  # float32 (t, 3, H, W) in [-1, 1]: of the frames of each, as encoded
     detail: np.ndarray | None = None  # int16 (t, 3, H, W) in 2^-4 levels, added to what is decoded
+    level: int | None = None  # of quality, in tenths; None: latents that are not rounded
 
 
 @dataclass(frozen=True)

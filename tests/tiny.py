@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,6 +33,7 @@ CODERS = (
     "prior-6",
     "prior-7",
 )  # of the tiny models, from tiny-1 on
+REFINED = len(CODERS) + 1  # the number of the tiny model with a refiner
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
     latent_channels=4, fine_channels=8, coarse_channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
@@ -41,7 +43,7 @@ CONFIG = CompactConfig(
 def tiny_spec(number: int = 1) -> ModelSpec:
     """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 to -8 `prior-1` to `-7`.
 
-    The integers of tiny-7 and tiny-8 are those of tiny-6.
+    The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner.
     """
     name = f"tiny-{number}"
     data = (GOLDEN / f"{name}.safetensors").read_bytes()
@@ -52,7 +54,7 @@ def tiny_spec(number: int = 1) -> ModelSpec:
         weights_file=f"{name}.safetensors",
         weights_sha256=hashlib.sha256(data).hexdigest(),
         chunk_latents=4,
-        coder=CODERS[number - 1],
+        coder=CODERS[min(number, len(CODERS)) - 1],
         period=8,
         encode_context=CONFIG.encode_context,
         decode_context=CONFIG.decode_context,
@@ -60,6 +62,7 @@ def tiny_spec(number: int = 1) -> ModelSpec:
         decode_halo=CONFIG.decode_halo,
         levels=None if number == 1 else (10, 100),
         default_level=None if number == 1 else 50,
+        base="tiny-8" if number == REFINED else None,
     )
 
 
@@ -116,6 +119,18 @@ def make_weights() -> None:
     arrays |= {"quantizer.gain": gain} | fit_tables(symbols).to_tensors()
     metadata = {"model": "tiny-1", "config": json.dumps(CONFIG.to_dict())}
     (GOLDEN / "tiny-1.safetensors").write_bytes(save(arrays, metadata))
+
+
+def make_refiner_weights() -> None:
+    """tiny-9: a refiner that follows its neighbours by about a half, and adds something else."""
+    config = replace(CONFIG, refiner_width=8, refiner_layers=3)
+    network = random_network(config, seed=9)
+    assert network.refiner is not None
+    network.refiner.head.weight.data.mul_(0.3)
+    state = network.refiner.state_dict()
+    arrays = {f"{NETWORK_PREFIX}refiner.{n}": t.half().contiguous().numpy() for n, t in state.items()}
+    metadata = {"model": f"tiny-{REFINED}", "base": "tiny-8", "config": json.dumps(config.to_dict())}
+    (GOLDEN / f"tiny-{REFINED}.safetensors").write_bytes(save(arrays, metadata))
 
 
 def make_prior_weights() -> None:

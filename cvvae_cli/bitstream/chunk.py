@@ -6,17 +6,20 @@ begin there: it starts fresh, or, if it links periods, from the first latent fra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from cvvae_cli.bitstream.anchors import DetailedCoder
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.detail import DetailCoder, Lack, Memory, colours_of
 from cvvae_cli.bitstream.detail_choice import encode_lacking
 from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Aligned, Past, Plan, shift
 from cvvae_cli.bitstream.vectors import CELL
-from cvvae_cli.errors import CorruptFileError
+from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError
 from cvvae_cli.flow.field import OTHERS, field_size
 
 if TYPE_CHECKING:
@@ -326,3 +329,31 @@ class ChunkCoder:
             self._opening = (symbols[0], self._opening[-1] if self._linked else symbols[0])
         for frame in symbols:
             self._past = shift(self._past, frame)
+
+
+def coder_of(
+    name: str,
+    tensors: Mapping[str, np.ndarray],
+    gain_and_step: tuple[np.ndarray, np.ndarray | None],
+    level: int | None,
+    period: int,
+    device: str = "cpu",
+) -> QuantizedCoder:
+    """The coder of symbols that a header names, with the tensors of a model.
+
+    Raises UnsupportedFormatError if there is none of that name.
+    """
+    kind = ENTROPY_CODERS.get(name)
+    if kind is None:
+        raise UnsupportedFormatError(
+            f"the file uses the coder {name!r}, which this program does not know",
+            hint="install a newer cvvae",
+        )
+    coder = kind.of_model(tensors, level, device)
+    quantizer = Quantizer(*gain_and_step, coder.symbol_bits)
+    if isinstance(coder, DetailedCoder):
+        return CoderWithDetail(quantizer, coder, period, FlowCoder.of_model(tensors))
+    chunks = ChunkCoder(coder, period)
+    if coder.takes_fields:
+        return CoderWithFields(quantizer, chunks, FlowCoder.of_model(tensors))
+    return QuantizedCoder(quantizer, chunks)

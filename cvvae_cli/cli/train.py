@@ -13,7 +13,7 @@ from cvvae_cli.cli.options import Device
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.output import require_writable
 
-SHOWN = ("loss", "psnr_db", "bits_per_pixel", "decoder_side", "encoder_side", "moments", "critic")
+SHOWN = ("loss", "psnr_db", "gain_db", "bits_per_pixel", "decoder_side", "encoder_side", "moments", "critic")
 if TYPE_CHECKING:
     from cvvae_cli.train.config import TrainConfig
 

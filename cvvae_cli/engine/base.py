@@ -86,6 +86,10 @@ class BaseEngine(ABC):
         chunk = self.spec.chunk_latents
         return max(0, latent - latent % chunk - -(-self.spec.decode_context // chunk) * chunk)
 
+    def needed_until(self, latent: int) -> int:
+        """Where what `decode_stream` must be given may end, for the exact frames before `latent`."""
+        return latent + self.spec.decode_ahead
+
     def describe(self) -> str:
         """What decides the last digits of a result: device, number type and tile."""
         tile = f" tile {self.options.tile_pixels}" if self.options.tile_pixels else ""

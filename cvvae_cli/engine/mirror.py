@@ -23,25 +23,27 @@ LEVELS = 127.5  # of 255, in a unit of the network
 class Mirror:
     """Decodes the chunks of an encode, in order."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, level: int | None) -> None:
+        """`level` is the quality of what is encoded, in tenths."""
         self.engine = engine
+        self.level = level
         self._decode: Callable[[LatentChunk], Iterator[Tensor]] | None = None
 
     def lacking(self, chunk: LatentChunk, latents: np.ndarray) -> Lacking:
         """What pictures of `latents`, which stand for a chunk, lack of its frames as they were encoded."""
         assert chunk.means is not None
-        pictures = self.means(replace(chunk, latents=latents))
+        pictures = self.means(replace(chunk, latents=latents, level=self.level))
         return Lacking((chunk.means - pictures) * np.float32(LEVELS), counts(chunk.frames))
 
     @torch.inference_mode()
     def means(self, chunk: LatentChunk) -> np.ndarray:
-        """Of the frames of each latent frame as the network gives them, before they are moved back."""
+        """Of the frames of each latent frame as they are decoded, before they are moved back."""
         if self._decode is None:
             self._decode = self.engine.decoder(*chunk.latents.shape[-2:])
         seen = shown(chunk.frames)
         parts = []
         for video in self._decode(chunk):
-            parts.append(means(video, seen[: video.shape[2] // GROUP]))
+            parts.append(means(video, seen[: video.shape[2] // GROUP]).cpu().numpy())
             seen = seen[video.shape[2] // GROUP :]
         return np.concatenate(parts)
 
@@ -58,11 +60,11 @@ def counts(frames: range) -> np.ndarray:
     return np.array([part.stop - part.start for part in shown(frames)])
 
 
-def means(video: Tensor, parts: list[slice]) -> np.ndarray:
+def means(video: Tensor, parts: list[slice]) -> Tensor:
     """Of the parts of groups of four frames (1, 3, 4n, H, W), as many as there are: float32 (t, 3, H, W)."""
     groups = torch.split(video[0], GROUP, 1)
     seen = [group[:, part].float().clamp(-1, 1).mean(1) for group, part in zip(groups, parts, strict=False)]
-    return torch.stack(seen).cpu().numpy()
+    return torch.stack(seen)
 
 
 def added(video: Tensor, detail: np.ndarray) -> Tensor:

@@ -24,7 +24,8 @@ from cvvae_cli.engine.base import (
     to_device,
 )
 from cvvae_cli.engine.device import keep_freed_memory
-from cvvae_cli.engine.plan import group_latents, pad_frames, plan_tiles, regroup
+from cvvae_cli.engine.plan import Tile, group_latents, pad_frames, plan_tiles, regroup
+from cvvae_cli.engine.refining import Refining
 from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.flow import align
@@ -83,7 +84,7 @@ class Engine(BaseEngine):
                     x, found = align.align(x, worthless)
                     fields.append(found)
                 if keeps_means and shown:
-                    means.append(mirror.means(x, shown[:group]))
+                    means.append(mirror.means(x, shown[:group]).cpu().numpy())
                     del shown[:group]
                 parts.append(self._finite(runner, x, frames)[0].float().cpu())
             latents = torch.cat(parts, dim=1)[:, :count].numpy()
@@ -118,58 +119,94 @@ class Engine(BaseEngine):
                 rows, columns = chunk.latents.shape[-2:]
                 halo = self.spec.decode_halo
                 runner = self._runner(self._decode, rows, columns, 1, self.spec.geometry.pixels, halo)
-            for video, pts in self._decode_chunk(runner, chunk, wanted):
+            for video, pts in self._frames(runner, chunk, wanted):
                 yield FrameBatch(network_to_pixels(video[..., :height, :width], depth), pts)
 
-    def _decode_chunk(
+    def _frames(
         self, runner: TiledRunner, chunk: LatentChunk, wanted: range
     ) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """The wanted frames of a chunk and their pts, group by group; what does not reach them is skipped."""
+        """The wanted frames of a chunk and their pts, piece by piece."""
+        geometry = self.spec.geometry
+        first = geometry.latent_of(chunk.frames.start)
+        latents = range(geometry.latent_of(wanted.start), geometry.latent_of(wanted.stop - 1) + 1)
+        for at, video in self._refined(chunk, self._decoded(runner, chunk, latents), latents):
+            count = video.shape[2] // geometry.frames
+            if chunk.detail is not None:
+                video = mirror.added(video, chunk.detail[at : at + count])
+            if chunk.fields is not None:
+                video = align.restore(video, chunk.fields[at : at + count])
+            of_piece = geometry.frames_of(range(first + at, first + at + count))
+            begin = of_piece.stop - geometry.frames * count  # below 0 in the first piece of a video
+            stop = min(chunk.frames.stop, of_piece.stop, wanted.stop)
+            keep = range(max(of_piece.start, wanted.start), stop)
+            if keep:
+                pts = chunk.pts[keep.start - chunk.frames.start : keep.stop - chunk.frames.start]
+                yield video[:, :, keep.start - begin : keep.stop - begin], pts
+
+    def _decoded(
+        self, runner: TiledRunner, chunk: LatentChunk, wanted: range
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What the network makes of a chunk, group by group, (1, 3, T, H, W), and where in it each begins.
+
+        What does not reach the wanted latent frames, or those beside them, is skipped.
+        """
         geometry = self.spec.geometry
         size = chunk.latents.shape[-2:]
         group = self._group(*size)
         first = geometry.latent_of(chunk.frames.start)
-        start = geometry.latent_of(wanted.start) // group * group  # of the group to decode first
-        reaching = self.reaching(start, *size)
+        start = self._seen_from(wanted.start)
+        start -= start % group  # of the group to decode first
+        reaching = self.reaching(wanted.start, *size)
         for at in range(0, chunk.latents.shape[1], group):
             of_group = geometry.frames_of(range(first + at, first + at + group))
             to_go = start - first - at
-            if of_group.start >= wanted.stop or first + at < reaching:
+            if first + at >= self.needed_until(wanted.stop) or first + at < reaching:
                 continue
             x = self._latents_to_network(chunk.latents[:, at : at + group], group)
             if to_go > 0:
                 self._prime(runner, x, to_go, of_group)
                 continue
-            video = self._finite(runner, x, of_group)
             count = len(chunk.latents[0, at : at + group])
-            video = video[:, :, : geometry.frames * count]
-            if chunk.detail is not None:
-                video = mirror.added(video, chunk.detail[at : at + group])
-            if chunk.fields is not None:
-                video = align.restore(video, chunk.fields[at : at + group])
-            begin = of_group.stop - geometry.frames * group  # below 0 in the first group of a video
-            stop = min(chunk.frames.stop, of_group.stop, wanted.stop)
-            keep = range(max(of_group.start, wanted.start), stop)
-            if keep:
-                pts = chunk.pts[keep.start - chunk.frames.start : keep.stop - chunk.frames.start]
-                yield video[:, :, keep.start - begin : keep.stop - begin], pts
+            yield at, self._finite(runner, x, of_group)[:, :, : geometry.frames * count]
+
+    def _refined(
+        self, chunk: LatentChunk, decoded: Iterator[tuple[int, Tensor]], wanted: range
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What `decoded` gives, refined where the model does that: then latent frame by latent frame."""
+        if self.network.refiner is None:
+            return decoded
+        first = self.spec.geometry.latent_of(chunk.frames.start)
+        latents = range(wanted.start - first, wanted.stop - first)
+        rows, columns = chunk.latents.shape[-2:]
+        halo = -(-self.network.refiner.halo // self.spec.geometry.pixels)
+        return Refining(self.network.refiner, chunk, self._tiles(rows, columns, halo))(decoded, latents)
 
     def decoder(self, rows: int, columns: int) -> Callable[[LatentChunk], Iterator[Tensor]]:
-        """Of consecutive chunks: frames (1, 3, T, H, W) as the network gives them, group by group."""
+        """Of consecutive chunks: frames (1, 3, T, H, W) as they are decoded, in order, piece by piece."""
         halo = self.spec.decode_halo
         runner = self._runner(self._decode, rows, columns, 1, self.spec.geometry.pixels, halo)
-        group = self._group(rows, columns)
+        everything = range(2**62)
 
         def decode(chunk: LatentChunk) -> Iterator[Tensor]:
-            for at in range(0, chunk.latents.shape[1], group):
-                x = self._latents_to_network(chunk.latents[:, at : at + group], group)
-                yield self._finite(runner, x, chunk.frames)
+            for _, video in self._refined(chunk, self._decoded(runner, chunk, everything), everything):
+                yield video
 
         return decode
 
     def reaching(self, latent: int, rows: int, columns: int) -> int:
         group = self._group(rows, columns)
+        latent = self._seen_from(latent)
         return max(0, latent - latent % group - -(-self.spec.decode_context // group) * group)
+
+    def needed_until(self, latent: int) -> int:
+        """A refined picture needs the one after it, if their chunk has one."""
+        refines = self.network.refiner is not None and latent % self.spec.chunk_latents
+        return latent + 1 if refines else latent
+
+    def _seen_from(self, latent: int) -> int:
+        """The first latent frame whose pictures reach into those of one."""
+        refines = self.network.refiner is not None and latent % self.spec.chunk_latents
+        return latent - 1 if refines else latent
 
     def _group(self, rows: int, columns: int) -> int:
         """Latent frames that the network sees at a time."""
@@ -195,8 +232,11 @@ class Engine(BaseEngine):
         scale_out: int,
         halo: int,
     ) -> TiledRunner:
+        return TiledRunner(run, self._tiles(height, width, halo), scale_in, scale_out)
+
+    def _tiles(self, height: int, width: int, halo: int) -> list[Tile]:
         tile = tile_latents(self.options, height, width, self.spec.geometry.pixels)
-        return TiledRunner(run, plan_tiles(height, width, tile, halo), scale_in, scale_out)
+        return plan_tiles(height, width, tile, halo)
 
     def _encode(self, x: Tensor, memory: Memory) -> Tensor:
         return self.network.encode_groups(x, memory)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cvvae_cli.models.layers import Memory
+from cvvae_cli.models.refiner import Refiner
 
 
 class VideoAutoencoder(nn.Module, ABC):
@@ -35,6 +36,10 @@ class StreamingAutoencoder(VideoAutoencoder):
     """
 
     time_stride: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refiner: Refiner | None = None  # of decoded pictures; the engine calls it
 
     @abstractmethod
     def encode_groups(self, groups: Tensor, memory: Memory | None = None) -> Tensor:

@@ -26,6 +26,7 @@ from cvvae_cli.models.layers import (
     unfold,
     zero_init,
 )
+from cvvae_cli.models.refiner import Refiner
 
 TIME = 4  # frames of a group
 FINE = 4  # pixels folded at the fine level, 1/4 resolution
@@ -44,6 +45,8 @@ class CompactConfig:
     encoder_blocks: tuple[int, int] = (2, 3)  # at 1/4, at 1/8
     decoder_blocks: tuple[int, int] = (3, 3)  # at 1/4, at 1/8
     time_taps: int = 3  # latent frames that a causal convolution sees
+    refiner_width: int = 0  # 0: decoded pictures are not refined
+    refiner_layers: int = 0
 
     @property
     def encode_context(self) -> int:
@@ -146,12 +149,16 @@ class Compact(StreamingAutoencoder):
         self.linear_decode = ChannelLinear(self.config.latent_channels, PATCH)
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
+        if self.config.refiner_width:
+            self.refiner = Refiner(self.config.refiner_width, self.config.refiner_layers)
 
     def compute_in(self, dtype: torch.dtype) -> Self:
         """Use a number type for the network. The linear path stays in fp32: its latents reach dozens of
         steps, which bf16 would round by a quarter of a step."""
         self.encoder.to(dtype)
         self.decoder.to(dtype)
+        if self.refiner is not None:
+            self.refiner.to(dtype)
         self.dtype = dtype
         return self
 

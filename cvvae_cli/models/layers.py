@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cvvae_cli.models import winograd, winograd_gradient
 
+Conv = TypeVar("Conv", bound=nn.Conv2d)
 Memory = dict[nn.Module, Tensor]
 """What each causal convolution keeps of the past, so that a video can be fed piece by piece."""
 
@@ -133,7 +136,7 @@ def swish(out: Tensor, x: Tensor) -> Tensor:
     return result
 
 
-def zero_init(conv: SpatialConv) -> SpatialConv:
+def zero_init(conv: Conv) -> Conv:
     """Make a convolution give zero until it is trained."""
     nn.init.zeros_(conv.weight)
     if conv.bias is not None:

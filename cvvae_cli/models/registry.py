@@ -58,6 +58,7 @@ class ModelSpec:
     decode_ahead: int = 0  # latent frames after those wanted that reach into their decoding
     width: int = 0  # channels at the size of the picture, of a windowed model
     imported: Imported | None = None  # weights that a user brought
+    base: str | None = None  # a model whose tensors this one has too, beside its own
 
 
 def compact_config(values: Mapping[str, Any]) -> CompactConfig:
@@ -97,7 +98,12 @@ def compact_spec(name: str, sha256: str, **others: Any) -> ModelSpec:
 
 
 def codec_spec(
-    name: str, sha256: str, coder: str, default_level: int, scaling_factor: float = 1.0
+    name: str,
+    sha256: str,
+    coder: str,
+    default_level: int,
+    scaling_factor: float = 1.0,
+    base: str | None = None,
 ) -> ModelSpec:
     """A `compact` with quality levels and a prior."""
     return compact_spec(
@@ -108,6 +114,7 @@ def codec_spec(
         levels=(10, 100),
         default_level=default_level,
         scaling_factor=scaling_factor,
+        base=base,
     )
 
 
@@ -176,6 +183,14 @@ MODELS: dict[str, ModelSpec] = {
             40,
             0.34,
         ),
+        codec_spec(
+            "compact-9",
+            "8464a57d03ed8915da0225fd17fb991345ab01cc605511eca54cc30eee9950a2",
+            "prior-7",
+            40,
+            0.34,
+            base="compact-8",
+        ),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
         latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
@@ -197,7 +212,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-8", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-9", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:
@@ -233,6 +248,11 @@ def spec_of_file(path: Path) -> ModelSpec:
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
         raise WeightsError(f"{path} is no export of `cvvae train`") from None
     name, sha256 = metadata.get("model", path.stem), hashlib.sha256(data).hexdigest()
+    base = metadata.get("base")
+    if base is not None:
+        return replace(
+            find_model(base), name=name, weights_file=str(path.resolve()), weights_sha256=sha256, base=base
+        )
     if "quantizer.log_gain" in names:
         unnamed = "prior-2" if "motion.picture" in names else "prior-1"  # of files before prior-3
         spec = codec_spec(name, sha256, metadata.get("coder", unnamed), 30)
@@ -277,17 +297,20 @@ def imported_spec(entry: Imported) -> ModelSpec:
 
 
 class Weights:
-    """The tensors of a model, read once; their bytes are checked against the hash that the model names."""
+    """The tensors of a model, and of the one it is based on, read once; their bytes are checked against the
+    hashes that the models name."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
+        self.base = None if spec.base is None else Weights(find_model(spec.base))
         self.data = read_weights(spec)
         self.sha256 = spec.weights_sha256
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
+        inherited = {} if self.base is None else self.base.arrays
         try:
-            return load_arrays(self.data)
+            return inherited | load_arrays(self.data)
         except safetensors.SafetensorError as error:
             raise WeightsError(f"{self.spec.weights_file} is damaged: {error}") from None
 

@@ -136,7 +136,8 @@ class Coder(Trainee):
 def start_compact(network: Compact, config: TrainConfig, sampler: ClipSampler) -> None:
     """Start from another model's network, or from the principal components of training patches."""
     if config.start is not None:
-        network.load_state_dict(Weights(find_model_or_file(config.start)).build().state_dict())
+        state = Weights(find_model_or_file(config.start)).build().state_dict()
+        network.load_state_dict({n: t for n, t in state.items() if not n.startswith("refiner.")})
         return
     mean, basis = principal_components(sampler, lambda x: fold(x, TIME, COARSE), PATCH_BATCHES)
     channels = config.model.latent_channels

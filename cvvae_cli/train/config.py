@@ -137,11 +137,23 @@ class SharpenSection:
 
 
 @dataclass(frozen=True)
+class RefinerSection:
+    """Of `task = "refiner"`: the network (models/refiner.py), and the samples it learns from."""
+
+    width: int = 32
+    layers: int = 6
+    clips: int = 400
+    frames: int = 25
+    size: int = 256
+
+
+@dataclass(frozen=True)
 class TrainConfig:
-    """The whole recipe. `task` is "codec" (train/coder.py) or "latents" (train/latents.py)."""
+    """The whole recipe. `task` is "codec" (train/coder.py), "latents" (train/latents.py) or "refiner"
+    (train/refiner.py)."""
 
     name: str = "compact"
-    task: Literal["codec", "latents"] = "codec"
+    task: Literal["codec", "latents", "refiner"] = "codec"
     architecture: str = "compact"  # or one of the paper's networks, with `network` as its configuration
     network: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -152,6 +164,7 @@ class TrainConfig:
     objective: ObjectiveSection = field(default_factory=ObjectiveSection)
     latents: LatentsSection = field(default_factory=LatentsSection)
     sharpen: SharpenSection = field(default_factory=SharpenSection)
+    refiner: RefinerSection = field(default_factory=RefinerSection)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -175,6 +188,7 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
         "objective": ObjectiveSection,
         "latents": LatentsSection,
         "sharpen": SharpenSection,
+        "refiner": RefinerSection,
     }
     built = {
         name: build_section(sections[name], value, name) if name in sections else value

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvvae_cli.bitstream.anchors import DetailedCoder
 from cvvae_cli.bitstream.chunk import which_aligned
 from cvvae_cli.bitstream.flow import FREQUENCIES
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.models.compact import Compact
-from cvvae_cli.models.registry import NETWORK_PREFIX
+from cvvae_cli.models.registry import NETWORK_PREFIX, Weights, find_model
 from cvvae_cli.train.aligned import onto_references
 from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import TrainConfig
@@ -27,6 +27,7 @@ from cvvae_cli.train.flow import flow_frequencies
 from cvvae_cli.train.latents import LatentTrainee
 from cvvae_cli.train.motion import rounded_motion
 from cvvae_cli.train.prior import CodedClip, Levels, Rounder, fit_frequencies, interpolate
+from cvvae_cli.train.refiner import RefinerTrainee
 from cvvae_cli.train.sharpen import sharpen
 from cvvae_cli.train.trainee import Trainee
 from cvvae_cli.train.turn import turned
@@ -41,6 +42,17 @@ def export(trainee: Trainee, config: TrainConfig, path: Path) -> None:
         export_coder(trainee, config, path)
     elif isinstance(trainee, LatentTrainee):
         export_latents(trainee, config, path)
+    elif isinstance(trainee, RefinerTrainee):
+        export_refiner(trainee, config, path)
+
+
+def export_refiner(trainee: RefinerTrainee, config: TrainConfig, path: Path) -> None:
+    """Write the refiner alone, fp16: its file names the model whose other tensors it goes with."""
+    assert config.start is not None
+    base = find_model(config.start)
+    section = {"refiner_width": config.refiner.width, "refiner_layers": config.refiner.layers}
+    arrays = network_arrays(trainee.refiner, NETWORK_PREFIX + "refiner.")
+    write(path, arrays, config, Weights(base).config | section, base=base.name)
 
 
 def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_CLIPS) -> None:
@@ -83,9 +95,9 @@ def export_latents(trainee: LatentTrainee, config: TrainConfig, path: Path) -> N
         write(path, arrays, config, config.network)
 
 
-def network_arrays(network: Compact) -> dict[str, np.ndarray]:
+def network_arrays(network: nn.Module, prefix: str = NETWORK_PREFIX) -> dict[str, np.ndarray]:
     return {
-        NETWORK_PREFIX + name: tensor.detach().to("cpu", torch.float16).contiguous().numpy()
+        prefix + name: tensor.detach().to("cpu", torch.float16).contiguous().numpy()
         for name, tensor in network.state_dict().items()
     }
 
@@ -96,10 +108,12 @@ def write(
     config: TrainConfig,
     network: dict[str, Any],
     coder: str | None = None,
+    base: str | None = None,
 ) -> None:
     metadata = {
         "model": config.name,
         **({} if coder is None else {"coder": coder}),
+        **({} if base is None else {"base": base}),
         "config": json.dumps(network, sort_keys=True),
         "recipe": json.dumps(without_paths(config), sort_keys=True),
     }

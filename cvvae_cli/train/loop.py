@@ -36,11 +36,12 @@ from cvvae_cli.train.parallel import (
     process_number,
     wait_for_all,
 )
+from cvvae_cli.train.refiner import RefinerTrainee
 from cvvae_cli.train.trainee import Figures, Trainee
 
 EVALUATION_FRAMES = 33
 CHECKPOINT = "checkpoint.safetensors"
-OF_THE_MODEL = ("task", "architecture", "network", "model")  # what a run cannot change
+OF_THE_MODEL = ("task", "architecture", "network", "model", "refiner")  # what a run cannot change
 TRAINED = "coder"  # the prefix of what is trained, from when a coder was all there was
 LogLine = dict[str, Any]
 
@@ -71,6 +72,8 @@ def start_run(config: TrainConfig, folder: Path, device: torch.device) -> Run:
 def build_trainee(config: TrainConfig, device: torch.device) -> Trainee:
     if config.task == "codec":
         return Coder(config)
+    if config.task == "refiner":
+        return RefinerTrainee(config, device)
     return LatentTrainee(config, device)
 
 
@@ -159,7 +162,7 @@ def train_step(run: Run, sampler: ClipSampler, device: torch.device) -> LogLine:
     for piece in range(schedule.accumulate):
         first = (process_number() * schedule.accumulate + piece) * stage.batch
         places = range(first, first + stage.batch)
-        video = sampler.batch(run.step, places, stage.frames, stage.size).to(device)
+        video = trainee.batch(sampler, run.step, places, stage).to(device)
         loss, figures = trainee.loss(video, SampleNoise(run.config.seed, run.step, places, device), run.step)
         (loss / schedule.accumulate).backward()
         critic_loss = trainee.critic_loss()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cvvae_cli.engine.device import cpu_multiplies_bf16
 from cvvae_cli.models.autoencoder import VideoAutoencoder
-from cvvae_cli.train.config import TrainConfig
+from cvvae_cli.train.config import Stage, TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise
 
 Figures = dict[str, float]
@@ -26,7 +26,7 @@ class Trainee(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._frozen: dict[str, nn.Module] = {}  # kept out of the tree: neither trained nor saved
+        self._frozen: dict[str, Any] = {}  # kept out of the tree: neither trained nor saved
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -35,6 +35,10 @@ class Trainee(nn.Module, ABC):
     @abstractmethod
     def start(self, sampler: ClipSampler) -> None:
         """Set the weights that a new run begins with."""
+
+    def batch(self, sampler: ClipSampler, step: int, places: range, stage: Stage) -> Tensor:
+        """What `loss` is given for some places of a step's batch."""
+        return sampler.batch(step, places, stage.frames, stage.size)
 
     @abstractmethod
     def loss(self, video: Tensor, noise: SampleNoise, step: int) -> tuple[Tensor, Figures]:

@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny import GOLDEN
 
 from cvvae_cli import store
 from cvvae_cli.errors import UnknownModelError, WeightsError
@@ -41,3 +42,19 @@ def test_damaged_and_missing_weights_are_refused(tiny, tmp_path, monkeypatch):
     (tmp_path / tiny.weights_file).unlink()
     with pytest.raises(WeightsError, match="missing"):
         Weights(tiny)
+
+
+def test_a_model_with_a_base_has_its_tensors_too_and_needs_both_files(tiny, tmp_path, monkeypatch):
+    spec, base = find_model("tiny-9"), find_model("tiny-8")
+    weights = Weights(spec)
+    own = set(weights.arrays) - set(Weights(base).arrays)
+    assert own
+    assert all(name.startswith("network.refiner.") for name in own)
+    assert weights.build().refiner is not None
+    for name in ("tiny-8", "tiny-9"):
+        (tmp_path / f"{name}.safetensors").write_bytes((GOLDEN / f"{name}.safetensors").read_bytes())
+    monkeypatch.setattr(store, "WEIGHTS_FOLDERS", (tmp_path,))
+    assert Weights(find_model("tiny-9")).arrays.keys() == weights.arrays.keys()
+    (tmp_path / "tiny-8.safetensors").write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match="damaged"):
+        Weights(find_model("tiny-9"))

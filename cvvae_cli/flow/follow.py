@@ -1,0 +1,112 @@
+"""How content moves from one decoded picture to another, densely: no bits are spent on it.
+
+From coarse pictures to fine ones, least squares around each place (Lucas and Kanade, 1981) settle with
+their neighbours; between, each place tries the vectors of others near it, which carries motion to where
+coarse pictures could not see it. Errors that stand out count little: there something is hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cvvae_cli.flow.estimate import blurred, mean_around, slopes
+from cvvae_cli.flow.field import moved
+
+SCALES = (32, 16, 8, 4, 2)  # pixels of a pyramid's pixel, coarse to fine
+TRIED_FROM = 16  # at this scale and below, vectors of others are tried
+ROBUST_FROM = 8  # at this scale and below, errors that stand out count little
+CELL = 4  # pixels of a pyramid's picture for a vector, each way
+STIFFNESS = 40.0  # weight of the neighbours, in squared slopes: levels of 255 per pixel
+OUTSTANDING = 100.0  # squared levels
+ROUNDS = 6  # in which neighbours settle with each other
+REACHES = (1, 3)  # places away, whose vectors are tried
+TURNS = 2
+BETTER = 0.98  # of the error that a vector has, for another to take its place
+
+
+def follow(target: Tensor, source: Tensor) -> Tensor:
+    """Where in `source` the content of `target` lies: (N, 2, H, W), down and right, in pixels.
+
+    Both are brightness in [0, 255], (N, 1, H, W).
+    """
+    h, w = target.shape[2:]
+    coarsest = SCALES[0] * CELL
+    both = torch.cat([source, target], 1)
+    both = functional.pad(both, (0, -w % coarsest, 0, -h % coarsest), mode="replicate")
+    height, width = both.shape[2:]
+    vectors = target.new_zeros(len(target), 2, height // coarsest, width // coarsest)
+    for scale in SCALES:
+        places = height // (scale * CELL), width // (scale * CELL)
+        pair = Pair(functional.avg_pool2d(both, scale), is_robust=scale <= ROBUST_FROM)
+        vectors = enlarged(vectors, places) / scale
+        vectors = pair.step(vectors)
+        if scale <= TRIED_FROM:
+            vectors = pair.tried(vectors)
+        vectors = pair.step(vectors) * scale
+    return enlarged(vectors, (height, width))[:, :, :h, :w]
+
+
+class Pair:
+    """Two pictures (N, 2, H, W), source and target, at one scale."""
+
+    def __init__(self, pictures: Tensor, *, is_robust: bool) -> None:
+        self.source, self.target = pictures.chunk(2, 1)
+        self.known = torch.cat([self.source, slopes(self.source)], 1)
+        self.is_robust = is_robust
+
+    def step(self, vectors: Tensor) -> Tensor:
+        """Vectors (N, 2, rows, columns) in pixels of the scale, moved to where errors vanish."""
+        flow = enlarged(vectors, self.target.shape[2:])
+        there, down, right = moved(self.known, flow, "bilinear").chunk(3, 1)
+        error = self.target - there
+        products = torch.cat([down * down, right * right, down * right, down * error, right * error], 1)
+        if self.is_robust:
+            products = products / (1 + error.square() / OUTSTANDING)
+        return settled(vectors, blurred(functional.avg_pool2d(products, CELL)))
+
+    def tried(self, vectors: Tensor) -> Tensor:
+        """Vectors, each the best of its own and of some around it."""
+        own = self.misfit(vectors)
+        for _ in range(TURNS):
+            for reach in REACHES:
+                for down, right in ((-reach, 0), (reach, 0), (0, -reach), (0, reach)):
+                    candidate = beside(vectors, down, right)
+                    misfit = self.misfit(candidate)
+                    is_better = misfit < BETTER * own
+                    vectors = torch.where(is_better, candidate, vectors)
+                    own = torch.where(is_better, misfit, own)
+        return vectors
+
+    def misfit(self, vectors: Tensor) -> Tensor:
+        """Mean squared errors around each place, (N, 1, rows, columns)."""
+        flow = vectors.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
+        errors = (self.target - moved(self.source, flow, "bilinear")).square()
+        return blurred(functional.avg_pool2d(errors, CELL))
+
+
+def enlarged(vectors: Tensor, size: tuple[int, ...]) -> Tensor:
+    return functional.interpolate(vectors, size=size, mode="bilinear", align_corners=False)
+
+
+def beside(vectors: Tensor, down: int, right: int) -> Tensor:
+    """Of each place, the vector so many places away; edges go on."""
+    reach = max(abs(down), abs(right))
+    padded = functional.pad(vectors, (reach,) * 4, mode="replicate")
+    rows, columns = vectors.shape[2:]
+    return padded[:, :, reach + down : reach + down + rows, reach + right : reach + right + columns]
+
+
+def settled(start: Tensor, products: Tensor) -> Tensor:
+    """Vectors where errors vanish, not far from their neighbours; `products` are of slopes and errors."""
+    yy, xx, yx, ye, xe = products.chunk(5, 1)
+    y, x = start.chunk(2, 1)
+    to_y, to_x = ye + yy * y + yx * x, xe + yx * y + xx * x  # of the whole vector, not of the step
+    a, b = yy + STIFFNESS, xx + STIFFNESS
+    share = 1 / (a * b - yx * yx)
+    vectors = start
+    for _ in range(ROUNDS):
+        y, x = (to + STIFFNESS * mean for to, mean in zip((to_y, to_x), mean_around(vectors), strict=True))
+        vectors = torch.cat([(b * y - yx * x) * share, (a * x - yx * y) * share], 1)
+    return vectors

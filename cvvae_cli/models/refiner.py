@@ -1,0 +1,55 @@
+"""A small network that adds to a decoded picture what those beside it in time show better.
+
+What a latent frame loses differs from that of the next, so pictures moved onto each other know more together
+than each alone. The network says how far to follow each neighbour, pixel by pixel, and what to sharpen.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cvvae_cli.models.layers import zero_init
+
+NEIGHBOURS = 2  # before and after
+FOLD = 2  # pixels each way that become channels
+HIGHEST_LEVEL = 100.0
+PICTURE_SCALE, DIFFERENCE_SCALE = 2.0, 4.0  # of what the network sees
+RESIDUAL_SCALE = 1 / 16  # of what it adds
+DISTRUST = 1.0  # before training a neighbour counts by sigmoid(-this)
+
+
+class Refiner(nn.Module):
+    """3x3 convolutions at half the resolution; its last layer starts at zero."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        folded = FOLD * FOLD
+        channels = 3 * folded * (1 + NEIGHBOURS) + 1 + NEIGHBOURS
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(layers - 2))
+        self.head = zero_init(nn.Conv2d(width, (3 + NEIGHBOURS) * folded, 3, padding=1))
+
+    @property
+    def halo(self) -> int:
+        """Pixels around a place that reach into its result."""
+        return FOLD * (len(self.blocks) + 2)
+
+    def forward(self, picture: Tensor, differences: Tensor, known: Tensor, level: Tensor) -> Tensor:
+        """What to add to pictures (B, 3, H, W) in [-1, 1], H and W even.
+
+        `differences` (B, 2, 3, H, W) are the neighbours, moved onto the picture, less the picture, and zero
+        where `known` (B, 2) is 0: at the ends. `level` (B,) is the quality in tenths.
+        """
+        planes = torch.cat([level[:, None] / HIGHEST_LEVEL, known], 1)
+        seen = torch.cat([PICTURE_SCALE * picture, DIFFERENCE_SCALE * differences.flatten(1, 2)], 1)
+        folded = functional.pixel_unshuffle(seen, FOLD)
+        wide = planes[..., None, None].expand(-1, -1, *folded.shape[2:])
+        x = torch.cat([folded, wide], 1).to(self.stem.weight.dtype, memory_format=torch.channels_last)
+        x = functional.silu(self.stem(x))
+        for block in self.blocks:
+            x = x + functional.silu(block(x))
+        out = functional.pixel_shuffle(self.head(x).float(), FOLD)
+        trust = torch.sigmoid(out[:, 3:] - DISTRUST)[:, :, None]
+        return RESIDUAL_SCALE * out[:, :3] + (trust * differences).sum(1)

@@ -1,0 +1,115 @@
+"""`task = "refiner"`, on data made on the spot and the tiny model."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.numpy import load_file
+from tiny import moving_picture
+
+from cvvae_cli.engine.stream import Engine
+from cvvae_cli.errors import ConfigError
+from cvvae_cli.models.registry import Weights, find_model, find_model_or_file
+from cvvae_cli.train.config import DataSection, RefinerSection, ScheduleSection, Stage, TrainConfig
+from cvvae_cli.train.data import ClipSampler, find_sources
+from cvvae_cli.train.export import export
+from cvvae_cli.train.loop import train
+from cvvae_cli.train.refiner import PLANES, RefinerTrainee
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(tiny, tmp_path, lossless):
+    (tmp_path / "data").mkdir()
+    lossless(moving_picture(24, 96, 80), "data/clip.mkv")
+    folder = str(tmp_path / "data")
+    return TrainConfig(
+        name="test",
+        task="refiner",
+        start="tiny-8",
+        data=DataSection(folders=(folder,), holdout=folder, cache_gib=0.1, video_share=1.0),
+        schedule=ScheduleSection(
+            steps=12, warmup_steps=2, learning_rate=3e-3, stages=(Stage(1.0, 4, 1, 32),), ema_decay=0.9
+        ),
+        refiner=RefinerSection(width=8, layers=3, clips=3, frames=21, size=64),
+    )
+
+
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run.trainee.parameters()])
+
+
+def test_training_makes_pictures_better_and_the_file_goes_with_its_base(config, tmp_path):
+    config = replace(config, schedule=replace(config.schedule, steps=120))
+    log = []
+    run = train(config, tmp_path / "run", CPU, on_log=log.append, log_every=40)
+    gains = [line["gain_db"] for line in log if "gain_db" in line]
+    assert gains[-1] > max(0.0, gains[0])
+    held_out = [line["holdout"]["clip.mkv"]["4.0"] for line in log if "holdout" in line]
+    assert held_out[-1]["psnr_db"] > held_out[0]["psnr_db"]
+    export(run.average, config, tmp_path / "w.safetensors")
+    own = load_file(tmp_path / "w.safetensors")
+    assert all(name.startswith("network.refiner.") for name in own)
+    spec = find_model_or_file(str(tmp_path / "w.safetensors"))
+    assert (spec.name, spec.base, spec.coder) == ("test", "tiny-8", "prior-7")
+    base = find_model("tiny-8")
+    assert set(Weights(spec).arrays) == {*Weights(base).arrays, *own}
+    network = Weights(spec).build()
+    assert network.refiner is not None
+    assert Weights(base).build().refiner is None
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(config, tmp_path):
+    whole = train(config, tmp_path / "whole", CPU, on_log=lambda _: None)
+    with pytest.raises(StoppedError):
+        train(config, tmp_path / "parts", CPU, on_log=stop_at(7), log_every=1, save_every=3)
+    resumed = train(config, tmp_path / "parts", CPU, on_log=lambda _: None)
+    assert resumed.step == whole.step == 12
+    assert torch.allclose(weights(whole), weights(resumed), atol=1e-6)
+
+
+def stop_at(step):
+    def on_log(line):
+        if line["step"] == step:
+            raise StoppedError
+
+    return on_log
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_samples_are_what_the_coder_of_the_base_gives(config):
+    trainee = RefinerTrainee(config, CPU)
+    sampler = ClipSampler(find_sources(config.data.folders), config.data, 0)
+    decoded = trainee._frozen["decoded"]
+    assert isinstance(decoded.engine, Engine)
+    video = sampler.batch(0, 1, 21, 64)
+    sample = decoded.sample(video, 40)
+    assert sample.pictures.shape == (6, 3, 64, 64)
+    assert sample.known.tolist() == [[0, 1], [1, 1], [1, 1], [1, 0], [0, 1], [1, 0]]  # chunks of four
+    shown = (sample.pictures + sample.wanted)[0].float()
+    assert (shown - video[0, :, 0]).abs().max() < 0.02  # the first stands for one frame
+    assert not sample.differences[sample.known == 0].any()
+
+
+def test_pieces_depend_on_seed_step_and_place_alone(config):
+    sampler = ClipSampler(find_sources(config.data.folders), config.data, 0)
+    stage = config.schedule.stages[0]
+    one, other = (
+        RefinerTrainee(config, CPU).batch(sampler, 5, places, stage) for places in (range(4), range(2, 4))
+    )
+    assert one.shape == (4, sum(PLANES), 32, 32)
+    assert torch.equal(one[2:], other)
+    missing = one[:, 12:14, 0, 0] == 0
+    differences = one[:, 3:9].unflatten(1, (2, 3))
+    assert not differences[missing].any()
+    assert ((one[:, 14] >= 10) & (one[:, 14] <= 100)).all()
+
+
+@pytest.mark.parametrize("start", [None, "compact-flux2"])
+def test_a_model_without_levels_has_nothing_to_refine(config, start):
+    with pytest.raises(ConfigError):
+        RefinerTrainee(replace(config, start=start), CPU)
