@@ -7,6 +7,7 @@ coded of what is lacking after it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,11 +19,25 @@ from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.flow.align import brightness
 from cvvae_cli.flow.field import GROUP, moved
-from cvvae_cli.flow.follow import follow
+from cvvae_cli.flow.follow import back_from, follow
 from cvvae_cli.models.refiner import HIGHEST_LEVEL, Refiner
 from cvvae_cli.types import LatentChunk
 
 SCALE = 8  # pixels of a latent position, by which tiles are counted
+
+
+Neighbour = tuple[Tensor, Tensor]
+"""A picture (1, 3, H, W), and where in it the content of the one beside it lies, (1, 2, H, W)."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A latent frame that waits for the one after it."""
+
+    number: int
+    video: Tensor  # (1, 3, 4, H, W)
+    picture: Tensor  # (1, 3, H, W), the mean of its frames
+    before: Neighbour | None
 
 
 class Refining:
@@ -38,28 +53,29 @@ class Refining:
         """Pieces of consecutive latent frames, (1, 3, 4n, H, W), and where in the chunk they begin → the same
         of each wanted latent frame, refined. `decoded` must hold those beside the wanted ones."""
         shown = mirror.shown(self.frames)
-        before: Tensor | None = None
-        held: tuple[int, Tensor, Tensor] | None = None
+        held: Held | None = None
         for at, piece in decoded:
             for number, video in enumerate(torch.split(piece, GROUP, 2), at):
                 picture = mirror.means(video, shown[number : number + 1])
-                if held is not None:
-                    if held[0] in wanted:
-                        yield held[0], self._refined(held[1], before, held[2], picture)
-                    before = held[2]
-                held = number, video, picture
-        if held is not None and held[0] in wanted:
-            yield held[0], self._refined(held[1], before, held[2], None)
+                before: Neighbour | None = None
+                if held is not None and (held.number in wanted or number in wanted):
+                    there, back = ways_between(held.picture, picture)
+                    before = held.picture, back
+                    if held.number in wanted:
+                        yield held.number, self._refined(held, (picture, there))
+                held = Held(number, video, picture, before)
+        if held is not None and held.number in wanted:
+            yield held.number, self._refined(held, None)
 
-    def _refined(self, video: Tensor, before: Tensor | None, picture: Tensor, after: Tensor | None) -> Tensor:
-        differences, known = beside(picture, before, after)
-        level = picture.new_tensor([self.level])
+    def _refined(self, held: Held, after: Neighbour | None) -> Tensor:
+        differences, known = beside(held.picture, held.before, after)
+        level = known.new_tensor([self.level])
         run = TiledRunner(lambda x, _: self._run(x, known, level), self.tiles, SCALE, SCALE)
-        more = run(torch.cat([picture[:, None], differences], 1).flatten(1, 2)[:, :, None])
+        more = run(torch.cat([held.picture[:, None], differences], 1).flatten(1, 2)[:, :, None])
         if not is_finite(more):
             first, last = self.frames.start, self.frames.stop - 1
             raise NonFiniteError(f"refining gave NaN or infinity in frames {first} to {last}")
-        return video.float().clamp(-1, 1) + more
+        return held.video.float().clamp(-1, 1) + more
 
     def _run(self, seen: Tensor, known: Tensor, level: Tensor) -> Tensor:
         """(1, 9, 1, H, W): a picture and two differences → what to add, (1, 3, 1, H, W)."""
@@ -68,18 +84,21 @@ class Refining:
         return more[:, :, None]
 
 
-def beside(picture: Tensor, before: Tensor | None, after: Tensor | None) -> tuple[Tensor, Tensor]:
+def ways_between(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Of pictures (1, 3, H, W) in [-1, 1]: where in the other the content of the one lies, and back."""
+    there = follow(brightness(one[:, :, None]), brightness(other[:, :, None]))
+    return there, back_from(there)
+
+
+def beside(picture: Tensor, before: Neighbour | None, after: Neighbour | None) -> tuple[Tensor, Tensor]:
     """By what the pictures beside one, moved onto it, differ from it; and which of the two there are.
 
     (1, 3, H, W) in [-1, 1] → (1, 2, 3, H, W) and (1, 2).
     """
-    neighbours = {number: p for number, p in enumerate((before, after)) if p is not None}
     differences = picture.new_zeros(1, 2, *picture.shape[1:])
     known = picture.new_zeros(1, 2)
-    if neighbours:
-        sources, at = torch.cat(list(neighbours.values())), list(neighbours)
-        targets = picture.expand_as(sources)
-        flow = follow(brightness(targets[:, :, None]), brightness(sources[:, :, None]))
-        differences[0, at] = moved(sources, flow) - targets
-        known[0, at] = 1
+    for number, neighbour in enumerate((before, after)):
+        if neighbour is not None:
+            differences[:, number] = moved(*neighbour) - picture
+            known[:, number] = 1
     return differences, known

@@ -20,10 +20,10 @@ ROBUST_FROM = 8  # at this scale and below, errors that stand out count little
 CELL = 4  # pixels of a pyramid's picture for a vector, each way
 STIFFNESS = 40.0  # weight of the neighbours, in squared slopes: levels of 255 per pixel
 OUTSTANDING = 100.0  # squared levels
-ROUNDS = 6  # in which neighbours settle with each other
-REACHES = (1, 3)  # places away, whose vectors are tried
-TURNS = 2
+ROUNDS = 3  # in which neighbours settle with each other
+REACHES = (3, 1)  # places away, whose vectors are tried
 BETTER = 0.98  # of the error that a vector has, for another to take its place
+BACK_ROUNDS = 4  # until the way back rests
 
 
 def follow(target: Tensor, source: Tensor) -> Tensor:
@@ -48,6 +48,19 @@ def follow(target: Tensor, source: Tensor) -> Tensor:
     return enlarged(vectors, (height, width))[:, :, :h, :w]
 
 
+def back_from(flow: Tensor) -> Tensor:
+    """The way back, (N, 2, H, W): where in the target of `follow` the content of its source lies."""
+    h, w = flow.shape[2:]
+    cell = SCALES[-1] * CELL
+    vectors = functional.avg_pool2d(
+        functional.pad(flow, (0, -w % cell, 0, -h % cell), mode="replicate"), cell
+    )
+    back = -vectors
+    for _ in range(BACK_ROUNDS):
+        back = -moved(vectors, back / cell, "bilinear")
+    return enlarged(back, (cell * back.shape[2], cell * back.shape[3]))[:, :, :h, :w]
+
+
 class Pair:
     """Two pictures (N, 2, H, W), source and target, at one scale."""
 
@@ -69,20 +82,19 @@ class Pair:
     def tried(self, vectors: Tensor) -> Tensor:
         """Vectors, each the best of its own and of some around it."""
         own = self.misfit(vectors)
-        for _ in range(TURNS):
-            for reach in REACHES:
-                for down, right in ((-reach, 0), (reach, 0), (0, -reach), (0, reach)):
-                    candidate = beside(vectors, down, right)
-                    misfit = self.misfit(candidate)
-                    is_better = misfit < BETTER * own
-                    vectors = torch.where(is_better, candidate, vectors)
-                    own = torch.where(is_better, misfit, own)
+        for reach in REACHES:
+            for down, right in ((-reach, 0), (reach, 0), (0, -reach), (0, reach)):
+                candidate = beside(vectors, down, right)
+                misfit = self.misfit(candidate)
+                is_better = misfit < BETTER * own
+                vectors = torch.where(is_better, candidate, vectors)
+                own = torch.where(is_better, misfit, own)
         return vectors
 
     def misfit(self, vectors: Tensor) -> Tensor:
         """Mean squared errors around each place, (N, 1, rows, columns)."""
-        flow = vectors.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
-        errors = (self.target - moved(self.source, flow, "bilinear")).square()
+        flow = functional.interpolate(vectors, scale_factor=CELL, mode="nearest")
+        errors = moved(self.source, flow, "bilinear").sub_(self.target).square_()
         return blurred(functional.avg_pool2d(errors, CELL))
 
 

@@ -42,11 +42,12 @@ class Refiner(nn.Module):
         `differences` (B, 2, 3, H, W) are the neighbours, moved onto the picture, less the picture, and zero
         where `known` (B, 2) is 0: at the ends. `level` (B,) is the quality in tenths.
         """
-        planes = torch.cat([level[:, None] / HIGHEST_LEVEL, known], 1)
-        seen = torch.cat([PICTURE_SCALE * picture, DIFFERENCE_SCALE * differences.flatten(1, 2)], 1)
-        folded = functional.pixel_unshuffle(seen, FOLD)
+        kind = self.stem.weight.dtype
+        planes = torch.cat([level[:, None] / HIGHEST_LEVEL, known], 1).to(kind)
+        parts = PICTURE_SCALE * picture.to(kind), DIFFERENCE_SCALE * differences.to(kind).flatten(1, 2)
+        folded = functional.pixel_unshuffle(torch.cat(parts, 1), FOLD)
         wide = planes[..., None, None].expand(-1, -1, *folded.shape[2:])
-        x = torch.cat([folded, wide], 1).to(self.stem.weight.dtype, memory_format=torch.channels_last)
+        x = torch.cat([folded, wide], 1).contiguous(memory_format=torch.channels_last)
         x = functional.silu(self.stem(x))
         for block in self.blocks:
             x = x + functional.silu(block(x))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.engine.base import network_to_pixels
 from cvvae_cli.engine.device import choose_placement
 from cvvae_cli.engine.mirror import Mirror
-from cvvae_cli.engine.refining import beside
+from cvvae_cli.engine.refining import beside, ways_between
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.refiner import HIGHEST_LEVEL, Refiner
@@ -85,10 +86,10 @@ class Decoded:
 def neighbours(pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Of the pictures (t, 3, H, W) of a chunk: what `beside` says of each, on the CPU."""
     every = pictures.split(1)
-    found = [
-        beside(own, before, after)
-        for before, own, after in zip((None, *every), every, (*every[1:], None), strict=False)
-    ]
+    ways = [ways_between(one, other) for one, other in pairwise(every)]
+    before = [None, *((picture, back) for picture, (_, back) in zip(every, ways, strict=False))]
+    after = [*((picture, there) for picture, (there, _) in zip(every[1:], ways, strict=True)), None]
+    found = [beside(*each) for each in zip(every, before, after, strict=True)]
     differences, known = (torch.cat(each).cpu() for each in zip(*found, strict=True))
     return differences, known
 

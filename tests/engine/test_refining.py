@@ -12,7 +12,7 @@ from cvvae_cli.access import decode_frames
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.mirror import Mirror
-from cvvae_cli.engine.refining import beside
+from cvvae_cli.engine.refining import beside, ways_between
 from cvvae_cli.engine.stream import Engine, EngineOptions
 from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.latents import read_latents
@@ -120,7 +120,9 @@ def test_neighbours_are_moved_onto_a_picture_and_ends_have_one():
     rgb = torch.from_numpy(moving_picture(1, 96, 64)[0]).permute(2, 0, 1).float() / 127.5 - 1
     wide = torch.nn.functional.interpolate(rgb[None], scale_factor=2, mode="bicubic")
     picture, moved = wide[..., 8:-8, 8:-8], wide[..., 5:-11, 12:-4]
-    differences, known = beside(picture, moved, None)
+    there, back = ways_between(picture, moved)
+    assert (there + back)[..., 16:-16, 16:-16].abs().mean() < 0.1
+    differences, known = beside(picture, (moved, there), None)
     assert known.tolist() == [[1, 0]]
     assert not differences[:, 1].any()
     inner = slice(16, -16)
