@@ -233,7 +233,7 @@ class EncodeJob:
         with open_cvl(Path(self.cvl.file.name), allow_partial=True) as written:
             for chunk in decoded_chunks(written, self.coder, range(first, chunks)):
                 if self.mirror:
-                    self.mirror.means(chunk)
+                    self.mirror.learn(chunk)
 
 
 def rate_of(cvl: CvlWriter) -> float:

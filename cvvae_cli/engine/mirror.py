@@ -27,7 +27,7 @@ class Mirror:
         """`level` is the quality of what is encoded, in tenths."""
         self.engine = engine
         self.level = level
-        self._decode: Callable[[LatentChunk], Iterator[Tensor]] | None = None
+        self._decode: Callable[..., Iterator[Tensor]] | None = None
 
     def lacking(self, chunk: LatentChunk, latents: np.ndarray) -> Lacking:
         """What pictures of `latents`, which stand for a chunk, lack of its frames as they were encoded."""
@@ -38,14 +38,23 @@ class Mirror:
     @torch.inference_mode()
     def means(self, chunk: LatentChunk) -> np.ndarray:
         """Of the frames of each latent frame as they are decoded, before they are moved back."""
-        if self._decode is None:
-            self._decode = self.engine.decoder(*chunk.latents.shape[-2:])
         seen = shown(chunk.frames)
         parts = []
-        for video in self._decode(chunk):
+        for video in self._decoded(chunk):
             parts.append(means(video, seen[: video.shape[2] // GROUP]).cpu().numpy())
             seen = seen[video.shape[2] // GROUP :]
         return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def learn(self, chunk: LatentChunk) -> None:
+        """Let the network remember a chunk whose pictures nobody wants."""
+        for _ in self._decoded(chunk, refines=False):
+            pass
+
+    def _decoded(self, chunk: LatentChunk, *, refines: bool = True) -> Iterator[Tensor]:
+        if self._decode is None:
+            self._decode = self.engine.decoder(*chunk.latents.shape[-2:])
+        return self._decode(chunk, refines=refines)
 
 
 def shown(frames: range) -> list[slice]:

@@ -20,11 +20,9 @@ from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.flow.align import brightness
 from cvvae_cli.flow.field import GROUP, moved
 from cvvae_cli.flow.follow import back_from, follow
+from cvvae_cli.models.compact import COARSE
 from cvvae_cli.models.refiner import HIGHEST_LEVEL, Refiner
 from cvvae_cli.types import LatentChunk
-
-SCALE = 8  # pixels of a latent position, by which tiles are counted
-
 
 Neighbour = tuple[Tensor, Tensor]
 """A picture (1, 3, H, W), and where in it the content of the one beside it lies, (1, 2, H, W)."""
@@ -70,7 +68,7 @@ class Refining:
     def _refined(self, held: Held, after: Neighbour | None) -> Tensor:
         differences, known = beside(held.picture, held.before, after)
         level = known.new_tensor([self.level])
-        run = TiledRunner(lambda x, _: self._run(x, known, level), self.tiles, SCALE, SCALE)
+        run = TiledRunner(lambda x, _: self._run(x, known, level), self.tiles, COARSE, COARSE)
         more = run(torch.cat([held.picture[:, None], differences], 1).flatten(1, 2)[:, :, None])
         if not is_finite(more):
             first, last = self.frames.start, self.frames.stop - 1

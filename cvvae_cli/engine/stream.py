@@ -116,9 +116,7 @@ class Engine(BaseEngine):
         runner: TiledRunner | None = None
         for chunk in chunks:
             if runner is None:
-                rows, columns = chunk.latents.shape[-2:]
-                halo = self.spec.decode_halo
-                runner = self._runner(self._decode, rows, columns, 1, self.spec.geometry.pixels, halo)
+                runner = self._decoding_runner(*chunk.latents.shape[-2:])
             for video, pts in self._frames(runner, chunk, wanted):
                 yield FrameBatch(network_to_pixels(video[..., :height, :width], depth), pts)
 
@@ -181,14 +179,17 @@ class Engine(BaseEngine):
         halo = -(-self.network.refiner.halo // self.spec.geometry.pixels)
         return Refining(self.network.refiner, chunk, self._tiles(rows, columns, halo))(decoded, latents)
 
-    def decoder(self, rows: int, columns: int) -> Callable[[LatentChunk], Iterator[Tensor]]:
-        """Of consecutive chunks: frames (1, 3, T, H, W) as they are decoded, in order, piece by piece."""
-        halo = self.spec.decode_halo
-        runner = self._runner(self._decode, rows, columns, 1, self.spec.geometry.pixels, halo)
+    def decoder(self, rows: int, columns: int) -> Callable[..., Iterator[Tensor]]:
+        """Of consecutive chunks: frames (1, 3, T, H, W) as they are decoded, in order, piece by piece.
+
+        Or, with `refines=False`, as the network gives them.
+        """
+        runner = self._decoding_runner(rows, columns)
         everything = range(2**62)
 
-        def decode(chunk: LatentChunk) -> Iterator[Tensor]:
-            for _, video in self._refined(chunk, self._decoded(runner, chunk, everything), everything):
+        def decode(chunk: LatentChunk, *, refines: bool = True) -> Iterator[Tensor]:
+            pieces = self._decoded(runner, chunk, everything)
+            for _, video in self._refined(chunk, pieces, everything) if refines else pieces:
                 yield video
 
         return decode
@@ -199,14 +200,15 @@ class Engine(BaseEngine):
         return max(0, latent - latent % group - -(-self.spec.decode_context // group) * group)
 
     def needed_until(self, latent: int) -> int:
-        """A refined picture needs the one after it, if their chunk has one."""
-        refines = self.network.refiner is not None and latent % self.spec.chunk_latents
-        return latent + 1 if refines else latent
+        return latent + self._refines_across(latent)
 
     def _seen_from(self, latent: int) -> int:
         """The first latent frame whose pictures reach into those of one."""
-        refines = self.network.refiner is not None and latent % self.spec.chunk_latents
-        return latent - 1 if refines else latent
+        return latent - self._refines_across(latent)
+
+    def _refines_across(self, latent: int) -> bool:
+        """Whether the pictures of a latent frame and of the one before it are refined by each other."""
+        return self.network.refiner is not None and latent % self.spec.chunk_latents > 0
 
     def _group(self, rows: int, columns: int) -> int:
         """Latent frames that the network sees at a time."""
@@ -222,6 +224,10 @@ class Engine(BaseEngine):
         if missing:  # causal: what is repeated after the end changes nothing before it
             x = torch.cat([x, x[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
         return x.contiguous(memory_format=torch.channels_last_3d)
+
+    def _decoding_runner(self, rows: int, columns: int) -> TiledRunner:
+        pixels, halo = self.spec.geometry.pixels, self.spec.decode_halo
+        return self._runner(self._decode, rows, columns, 1, pixels, halo)
 
     def _runner(
         self,

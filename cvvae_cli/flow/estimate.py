@@ -68,14 +68,23 @@ def least_squares(both: Tensor, vectors: Tensor, scale: int, steps: int) -> tupl
     known = torch.cat([before, slopes(before)], 1)
     for _ in range(steps):
         flow = dense(vectors, scale * both.shape[2], scale * both.shape[3], scale) / scale
-        there, down, right = moved(known, flow, "bilinear").chunk(3, 1)
-        error = after - there
-        products = torch.cat([down * down, right * right, down * right, down * error, right * error], 1)
+        products, _ = products_of(known, after, flow)
         products = functional.interpolate(products, size=vectors.shape[2:], mode="area")
         for _ in range(2 if scale >= WIDE else 1):
             products = blurred(products)
         vectors = settled(vectors / scale, products) * scale
     return vectors, products
+
+
+def products_of(known: Tensor, after: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    """What least squares need, (N, 5, H, W), and the errors, (N, 1, H, W), if pixels move by a flow.
+
+    `known` (N, 3, H, W) is a picture and its slopes. The products are of slopes down and right with
+    themselves, with each other, and with the errors of the picture `after`.
+    """
+    there, down, right = moved(known, flow, "bilinear").chunk(3, 1)
+    error = after - there
+    return torch.cat([down * down, right * right, down * right, down * error, right * error], 1), error
 
 
 def tried(matching: Matching, vectors: Tensor) -> Tensor:
@@ -176,16 +185,16 @@ def blurred(values: Tensor) -> Tensor:
     return (p[..., :-2] + 2 * p[..., 1:-1] + p[..., 2:]) / 4
 
 
-def settled(start: Tensor, products: Tensor) -> Tensor:
+def settled(start: Tensor, products: Tensor, stiffness: float = STIFFNESS, rounds: int = ROUNDS) -> Tensor:
     """Vectors after a step, in pixels of the scale: where errors vanish, not far from their neighbours."""
     yy, xx, yx, ye, xe = products.chunk(5, 1)
     y, x = start.chunk(2, 1)
     to_y, to_x = ye + yy * y + yx * x, xe + yx * y + xx * x  # of the whole vector, not of the step
-    a, b = yy + STIFFNESS, xx + STIFFNESS
+    a, b = yy + stiffness, xx + stiffness
     share = 1 / (a * b - yx * yx)
     vectors = start
-    for _ in range(ROUNDS):
-        y, x = (to + STIFFNESS * mean for to, mean in zip((to_y, to_x), mean_around(vectors), strict=True))
+    for _ in range(rounds):
+        y, x = (to + stiffness * mean for to, mean in zip((to_y, to_x), mean_around(vectors), strict=True))
         vectors = torch.cat([(b * y - yx * x) * share, (a * x - yx * y) * share], 1)
     return vectors
 

@@ -55,10 +55,13 @@ def places(h: int, w: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 def inverse(vectors: Tensor, height: int, width: int) -> Tensor:
     """Of fields in pixels (N, 2, rows, columns), what undoes them, at every pixel: (N, 2, H, W)."""
-    flow = dense(vectors, height, width, COARSE)
+    return undone(dense(vectors, height, width, COARSE), COARSE, ROUNDS)[:, :, :height, :width]
+
+
+def undone(flow: Tensor, spacing: int, rounds: int) -> Tensor:
+    """What undoes a flow that is given for every `spacing` pixels each way, in pixels, at every pixel."""
     back = -flow
-    for _ in range(ROUNDS):
-        back = -moved(flow, back / COARSE, "bilinear")
-    size = [COARSE * n for n in back.shape[2:]]
-    back = functional.interpolate(back, size=size, mode="bilinear", align_corners=False)
-    return back[:, :, :height, :width]
+    for _ in range(rounds):
+        back = -moved(flow, back / spacing, "bilinear")
+    size = [spacing * n for n in back.shape[2:]]
+    return functional.interpolate(back, size=size, mode="bilinear", align_corners=False)

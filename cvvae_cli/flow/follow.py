@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvvae_cli.flow.estimate import blurred, mean_around, slopes
-from cvvae_cli.flow.field import moved
+from cvvae_cli.flow.estimate import blurred, products_of, settled, slopes
+from cvvae_cli.flow.field import moved, undone
 
 SCALES = (32, 16, 8, 4, 2)  # pixels of a pyramid's pixel, coarse to fine
 TRIED_FROM = 16  # at this scale and below, vectors of others are tried
@@ -52,13 +52,8 @@ def back_from(flow: Tensor) -> Tensor:
     """The way back, (N, 2, H, W): where in the target of `follow` the content of its source lies."""
     h, w = flow.shape[2:]
     cell = SCALES[-1] * CELL
-    vectors = functional.avg_pool2d(
-        functional.pad(flow, (0, -w % cell, 0, -h % cell), mode="replicate"), cell
-    )
-    back = -vectors
-    for _ in range(BACK_ROUNDS):
-        back = -moved(vectors, back / cell, "bilinear")
-    return enlarged(back, (cell * back.shape[2], cell * back.shape[3]))[:, :, :h, :w]
+    padded = functional.pad(flow, (0, -w % cell, 0, -h % cell), mode="replicate")
+    return undone(functional.avg_pool2d(padded, cell), cell, BACK_ROUNDS)[:, :, :h, :w]
 
 
 class Pair:
@@ -72,12 +67,10 @@ class Pair:
     def step(self, vectors: Tensor) -> Tensor:
         """Vectors (N, 2, rows, columns) in pixels of the scale, moved to where errors vanish."""
         flow = enlarged(vectors, self.target.shape[2:])
-        there, down, right = moved(self.known, flow, "bilinear").chunk(3, 1)
-        error = self.target - there
-        products = torch.cat([down * down, right * right, down * right, down * error, right * error], 1)
+        products, error = products_of(self.known, self.target, flow)
         if self.is_robust:
             products = products / (1 + error.square() / OUTSTANDING)
-        return settled(vectors, blurred(functional.avg_pool2d(products, CELL)))
+        return settled(vectors, blurred(functional.avg_pool2d(products, CELL)), STIFFNESS, ROUNDS)
 
     def tried(self, vectors: Tensor) -> Tensor:
         """Vectors, each the best of its own and of some around it."""
@@ -108,17 +101,3 @@ def beside(vectors: Tensor, down: int, right: int) -> Tensor:
     padded = functional.pad(vectors, (reach,) * 4, mode="replicate")
     rows, columns = vectors.shape[2:]
     return padded[:, :, reach + down : reach + down + rows, reach + right : reach + right + columns]
-
-
-def settled(start: Tensor, products: Tensor) -> Tensor:
-    """Vectors where errors vanish, not far from their neighbours; `products` are of slopes and errors."""
-    yy, xx, yx, ye, xe = products.chunk(5, 1)
-    y, x = start.chunk(2, 1)
-    to_y, to_x = ye + yy * y + yx * x, xe + yx * y + xx * x  # of the whole vector, not of the step
-    a, b = yy + STIFFNESS, xx + STIFFNESS
-    share = 1 / (a * b - yx * yx)
-    vectors = start
-    for _ in range(ROUNDS):
-        y, x = (to + STIFFNESS * mean for to, mean in zip((to_y, to_x), mean_around(vectors), strict=True))
-        vectors = torch.cat([(b * y - yx * x) * share, (a * x - yx * y) * share], 1)
-    return vectors

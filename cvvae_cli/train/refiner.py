@@ -18,13 +18,14 @@ from torch import Tensor
 
 from cvvae_cli.bitstream.chunk import QuantizedCoder, coder_of
 from cvvae_cli.bitstream.flow import worthless
+from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.engine.base import network_to_pixels
 from cvvae_cli.engine.device import choose_placement
 from cvvae_cli.engine.mirror import Mirror
 from cvvae_cli.engine.refining import beside, ways_between
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
-from cvvae_cli.models.refiner import HIGHEST_LEVEL, Refiner
+from cvvae_cli.models.refiner import Refiner
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
 from cvvae_cli.train.config import Stage, TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise, psnr_of_mse
@@ -32,7 +33,7 @@ from cvvae_cli.train.trainee import Figures, Trainee
 from cvvae_cli.types import FrameBatch
 
 FIRST_STEP = 30_000_000  # samples that no other training step has seen, from the same clips
-LEVELS = range(10, int(HIGHEST_LEVEL) + 1)
+LEVELS = range(FIRST_LEVEL, LAST_LEVEL + 1)
 LEVEL_STRIDE = 37  # from sample to sample: all levels, none twice before all were
 UNSEEN = 2 / 127.5**2  # an error that hardly shows: two squared levels
 LONELY_SHARE = 0.1  # of the samples are shown without one of their neighbours

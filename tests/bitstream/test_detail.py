@@ -209,20 +209,25 @@ def test_letters_at_rest_are_far_sharper(lossless, tmp_path):
     assert found[True][1] < 6 * found[False][1]
 
 
+@pytest.fixture(params=["tiny-8", "tiny-9"], ids=["plain", "refined"])
+def options(request):
+    return replace(OPTIONS, model=request.param)
+
+
 @pytest.fixture
-def detailed(tiny, monkeypatch, lossless, tmp_path):
+def detailed(tiny, options, monkeypatch, lossless, tmp_path):
     """A file of seven chunks, three periods, in all of which some blocks are shown and some are not."""
     monkeypatch.setattr(detail_choice, "LAST_PRICE", detail_choice.FIRST_PRICE)
-    encode_file(lossless(moving_picture(100, 48, 40, seed=3)), tmp_path / "whole.cvl", OPTIONS)
+    encode_file(lossless(moving_picture(100, 48, 40, seed=3)), tmp_path / "whole.cvl", options)
     return tmp_path / "whole.cvl"
 
 
-def test_an_interrupted_encode_goes_on_to_the_same_detail(detailed, tmp_path):
+def test_an_interrupted_encode_goes_on_to_the_same_detail(detailed, options, tmp_path):
     whole = detailed.read_bytes()
     for cut in np.linspace(700, len(whole) - 1, 9).astype(int).tolist():
         output = tmp_path / "out.cvl"
         (tmp_path / "out.cvl.part").write_bytes(whole[:cut])
-        encode_file(tmp_path / "source.mkv", output, replace(OPTIONS, resume=True))
+        encode_file(tmp_path / "source.mkv", output, replace(options, resume=True))
         assert output.read_bytes() == whole, cut
         output.unlink()
 
@@ -251,9 +256,9 @@ def test_what_a_chunk_takes_is_measured_with_its_detail(detailed):
     assert abs(bits - taken) < 0.02 * taken + 64 * 7
 
 
-def test_without_detail_a_file_is_another_job_and_smaller(detailed, tmp_path):
+def test_without_detail_a_file_is_another_job_and_smaller(detailed, options, tmp_path):
     (tmp_path / "out.cvl.part").write_bytes(detailed.read_bytes()[:2000])
-    plain = replace(OPTIONS, detail=False)
+    plain = replace(options, detail=False)
     with pytest.raises(codec.ConfigError, match="another source or options"):
         encode_file(tmp_path / "source.mkv", tmp_path / "out.cvl", replace(plain, resume=True))
     encode_file(tmp_path / "source.mkv", tmp_path / "out.cvl", replace(plain, force=True))
