@@ -127,7 +127,7 @@ def in_videos(groups: Tensor, count: int) -> Tensor:
 def find(luma: Tensor, worthless: float = WORTHLESS) -> np.ndarray:
     """The fields of groups (N, 4, H, W), where they are worth their bits."""
     reference = luma[:, REFERENCE : REFERENCE + 1].expand(-1, len(OTHERS), -1, -1)
-    vectors, costs = estimate(reference, luma[:, list(OTHERS)])
+    vectors, costs = estimate(reference, luma[:, list(OTHERS)], worthless / 2)
     steps = (vectors * UNIT).round_().clamp_(-LARGEST, LARGEST).int()
     both = zip(steps.cpu().numpy(), costs.cpu().numpy(), strict=True)
     return np.stack([thinned(*of_group, worthless) for of_group in both])

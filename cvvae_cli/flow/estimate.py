@@ -1,9 +1,9 @@
-"""How content moves from the reference of a group to its other frames: least squares, then trials.
+"""How content moves from the reference of a group to its other frames: densely, then in few vectors.
 
-Every vector follows the pixels around it and its neighbours (Lucas and Kanade, 1981): from coarse pictures to
-fine ones, each step solves for what is left to move. Smooth as that is, it drags what rests along with what
-moves beside it. So each vector then tries others, rest and those of its neighbours among them, and takes the
-one that explains its pixels for the fewest bits.
+A dense motion (flow/follow.py) says what a vector is for the pixels around it; where it lost its way, least
+squares with vectors as far apart as they will be may have found it. Vectors are coded, though: each then
+tries others, rest and those of its neighbours among them, and takes the one that explains its pixels for the
+fewest bits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvvae_cli.flow.field import LARGEST, OTHERS, SPACING, UNIT, dense, field_size, moved
+from cvvae_cli.flow.field import LARGEST, OTHERS, SPACING, UNIT, dense
+from cvvae_cli.flow.follow import follow
+from cvvae_cli.flow.squares import blurred, neighbours, products_of, settled, slopes
 
 STEPS = {16: 4, 8: 4, 4: 4, 2: 2}  # at each scale, pixels of a pyramid's pixel, coarse to fine
 FINEST = min(STEPS)
@@ -25,28 +27,34 @@ TRIAL_SCALE = 2  # pixels of a pixel in trials
 PARTS = TRIAL_SCALE * UNIT  # steps of a vector in such a pixel
 PART_BITS = PARTS.bit_length() - 1
 TRIALS = 3  # of every vector
-VISIBLE = 60.0  # squared levels: errors far below are none
-SMOOTHNESS, STEADINESS = 0.3, 0.3  # of a doubled difference, in halvings of an error
+VISIBLE = 60.0  # squared levels
+SMOOTHNESS, STEADINESS = 0.2, 0.2  # of a doubled difference, in halvings of an error
+LOST = 0.5  # halvings of an error by which another vector is better than one that lost its way
+TOGETHER = 2**20  # pixels that are followed at a time, so that memory does not grow with the number of pairs
 
 
-def estimate(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def estimate(source: Tensor, target: Tensor, visible: float = VISIBLE) -> tuple[Tensor, Tensor]:
     """Where in `source` the content of `target` lies, both brightness in [0, 255], (N, 3, H, W).
 
     They are the reference of a group, three times, and its other frames. Vectors in pixels (N, 3, 2, rows,
     columns), and what an error of theirs costs around each (N, 3, 3, rows, columns): mean squares of slopes
-    down and right, and of their product, in squared levels.
+    down and right, and of their product, in squared levels. Errors far below `visible` of those are none.
     """
     groups, (h, w) = len(source), source.shape[2:]
     both = torch.stack([source.flatten(0, 1), target.flatten(0, 1)], 1)
     both = functional.pad(both, (0, -w % SPACING, 0, -h % SPACING), mode="replicate")
-    vectors = source.new_zeros(len(both), 2, *field_size(h, w))
+    pairs = torch.split(both, max(1, TOGETHER // (h * w)))
+    followed = torch.cat([functional.avg_pool2d(follow(p[:, 1:], p[:, :1]), SPACING) for p in pairs])
     reduced = pyramid(both)
+    squared = torch.zeros_like(followed)
     for scale, steps in STEPS.items():
-        vectors, products = least_squares(reduced[scale], vectors, scale, steps)
-    matching = Matching(*reduced[TRIAL_SCALE].chunk(2, 1))
-    vectors = tried(matching, vectors)
+        squared, _ = least_squares(reduced[scale], squared, scale, steps)
+    before, after = reduced[TRIAL_SCALE].chunk(2, 1)
+    matching = Matching(before, after, visible)
+    found = best_of(matching, followed, (squared, steady_motion(followed)))
+    vectors = tried(matching, found, found)
     vectors, products = least_squares(reduced[FINEST], vectors, FINEST, 1)
-    vectors = unfolded(tried(matching, vectors))
+    vectors = unfolded(tried(matching, vectors, found))
     return vectors.view(groups, -1, *vectors.shape[1:]), products[:, :3].reshape(
         groups, -1, 3, *products.shape[2:]
     )
@@ -72,33 +80,35 @@ def least_squares(both: Tensor, vectors: Tensor, scale: int, steps: int) -> tupl
         products = functional.interpolate(products, size=vectors.shape[2:], mode="area")
         for _ in range(2 if scale >= WIDE else 1):
             products = blurred(products)
-        vectors = settled(vectors / scale, products) * scale
+        vectors = settled(vectors / scale, products, STIFFNESS, ROUNDS) * scale
     return vectors, products
 
 
-def products_of(known: Tensor, after: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """What least squares need, (N, 5, H, W), and the errors, (N, 1, H, W), if pixels move by a flow.
+def best_of(matching: Matching, vectors: Tensor, others: tuple[Tensor, ...]) -> Tensor:
+    """Vectors, each replaced by its own of `others` where that fits far better, whatever is beside it."""
+    least = matching.misfits(vectors) - LOST
+    for other in others:
+        errors = matching.misfits(other)
+        vectors = torch.where(errors < least, other, vectors)
+        least = torch.minimum(errors, least)
+    return vectors
 
-    `known` (N, 3, H, W) is a picture and its slopes. The products are of slopes down and right with
-    themselves, with each other, and with the errors of the picture `after`.
+
+def tried(matching: Matching, vectors: Tensor, found: Tensor) -> Tensor:
+    """Vectors (3 n, 2, rows, columns) after each took the best of some, in turns, as on a chessboard.
+
+    Among those is its own of `found`.
     """
-    there, down, right = moved(known, flow, "bilinear").chunk(3, 1)
-    error = after - there
-    return torch.cat([down * down, right * right, down * right, down * error, right * error], 1), error
-
-
-def tried(matching: Matching, vectors: Tensor) -> Tensor:
-    """Vectors (3 n, 2, rows, columns) after each took the best of some, in turns, as on a chessboard."""
     rows, columns = (torch.arange(size, device=vectors.device) for size in vectors.shape[2:])
     odd = (rows[:, None] + columns) % 2 == 1
     misfit = matching.misfits(vectors)
+    known = [(other, matching.misfits(other)) for other in (torch.zeros_like(vectors), found)]
     for turn in TRIALS * (odd, ~odd):
         around = neighbours(vectors)
         mean = sum(around[1:], around[0]) / len(around)
         beside = torch.stack([*around, steady_motion(vectors)])
         own = misfit + bits_beside(vectors, beside)
-        for candidate in (torch.zeros_like(mean), mean, *beside):
-            errors = matching.misfits(candidate)
+        for candidate, errors in (*known, *((each, matching.misfits(each)) for each in (mean, *beside))):
             total = errors + bits_beside(candidate, beside)
             is_better = (total < own) & turn
             own = torch.where(is_better, total, own)
@@ -114,8 +124,9 @@ class Matching:
     another place.
     """
 
-    def __init__(self, source: Tensor, target: Tensor) -> None:
+    def __init__(self, source: Tensor, target: Tensor, visible: float = VISIBLE) -> None:
         """The reference of a group, three times, and its other frames, (3 n, 1, H, W)."""
+        self.visible = visible
         size, device = SPACING // TRIAL_SCALE, source.device
         source = source[:: len(OTHERS)]
         h, w = source.shape[2:]
@@ -143,7 +154,7 @@ class Matching:
         there = self.pieces.index_select(0, (self.own + (part + whole)[:, :, None]).flatten())
         squares = there.view(self.target.shape).sub_(self.target).square_()
         errors = squares.mean((2, 3)).view(len(vectors), 1, *vectors.shape[2:])
-        return torch.log2(1 + (errors + blurred(errors)) / (2 * VISIBLE))
+        return torch.log2(1 + (errors + blurred(errors)) / (2 * self.visible))
 
 
 def seen_between(picture: Tensor) -> Tensor:
@@ -169,45 +180,6 @@ def steady_motion(vectors: Tensor) -> Tensor:
     """What the vectors of each frame of a group would be by those of the others, (3 n, 2, rows, columns)."""
     first, before, after = vectors.view(-1, 3, *vectors.shape[1:]).unbind(1)
     return torch.stack([2 * before, (first / 2 - after) / 2, -before], 1).flatten(0, 1)
-
-
-def slopes(picture: Tensor) -> Tensor:
-    """Down and right, of (N, 1, H, W): (N, 2, H, W)."""
-    p = functional.pad(picture, (1, 1, 1, 1), mode="replicate")
-    down, right = p[:, :, 2:, 1:-1] - p[:, :, :-2, 1:-1], p[:, :, 1:-1, 2:] - p[:, :, 1:-1, :-2]
-    return torch.cat([down, right], 1) / 2
-
-
-def blurred(values: Tensor) -> Tensor:
-    """Weights 1, 2, 1 in both directions."""
-    p = functional.pad(values, (1, 1, 1, 1), mode="replicate")
-    p = (p[:, :, :-2] + 2 * p[:, :, 1:-1] + p[:, :, 2:]) / 4
-    return (p[..., :-2] + 2 * p[..., 1:-1] + p[..., 2:]) / 4
-
-
-def settled(start: Tensor, products: Tensor, stiffness: float = STIFFNESS, rounds: int = ROUNDS) -> Tensor:
-    """Vectors after a step, in pixels of the scale: where errors vanish, not far from their neighbours."""
-    yy, xx, yx, ye, xe = products.chunk(5, 1)
-    y, x = start.chunk(2, 1)
-    to_y, to_x = ye + yy * y + yx * x, xe + yx * y + xx * x  # of the whole vector, not of the step
-    a, b = yy + stiffness, xx + stiffness
-    share = 1 / (a * b - yx * yx)
-    vectors = start
-    for _ in range(rounds):
-        y, x = (to + stiffness * mean for to, mean in zip((to_y, to_x), mean_around(vectors), strict=True))
-        vectors = torch.cat([(b * y - yx * x) * share, (a * x - yx * y) * share], 1)
-    return vectors
-
-
-def neighbours(vectors: Tensor) -> list[Tensor]:
-    p = functional.pad(vectors, (1, 1, 1, 1), mode="replicate")
-    return [p[:, :, :-2, 1:-1], p[:, :, 2:, 1:-1], p[:, :, 1:-1, :-2], p[:, :, 1:-1, 2:]]
-
-
-def mean_around(vectors: Tensor) -> tuple[Tensor, ...]:
-    """Of the four neighbours: down, right."""
-    first, *others = neighbours(vectors)
-    return (sum(others, first) / 4).chunk(2, 1)
 
 
 def unfolded(vectors: Tensor) -> Tensor:

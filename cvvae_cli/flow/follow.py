@@ -1,7 +1,7 @@
-"""How content moves from one decoded picture to another, densely: no bits are spent on it.
+"""How content moves from one picture to another, densely: the decoder spends no bits on it.
 
-From coarse pictures to fine ones, least squares around each place (Lucas and Kanade, 1981) settle with
-their neighbours; between, each place tries the vectors of others near it, which carries motion to where
+From coarse pictures to fine ones, least squares around each place (flow/squares.py) settle with their
+neighbours; between, each place tries the vectors of others near it, which carries motion to where
 coarse pictures could not see it. Errors that stand out count little: there something is hidden.
 """
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvvae_cli.flow.estimate import blurred, products_of, settled, slopes
 from cvvae_cli.flow.field import moved, undone
+from cvvae_cli.flow.squares import blurred, products_of, settled, slopes
 
 SCALES = (32, 16, 8, 4, 2)  # pixels of a pyramid's pixel, coarse to fine
 TRIED_FROM = 16  # at this scale and below, vectors of others are tried

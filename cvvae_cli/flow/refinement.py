@@ -92,7 +92,7 @@ def thinned(fields: np.ndarray, worth: np.ndarray, worthless: float = WORTHLESS)
     """Fields int (3, 2, rows, columns) that differ from what is expected only where it pays, int16.
 
     `worth` (3, 3, rows, columns) is what `estimate` says of an error of theirs; `worthless` is what an error
-    around a vector may be.
+    around a vector may be, and a share of it that of one from which others are expected, places away.
     """
     first, before, after = fields
     chosen = np.zeros_like(fields)
@@ -104,5 +104,6 @@ def thinned(fields: np.ndarray, worth: np.ndarray, worthless: float = WORTHLESS)
             left = wanted[where] - middle
             yy, xx, yx = costs[:, where[1], where[2]]
             error = (yy * left[0] ** 2 + xx * left[1] ** 2 + 2 * yx * left[0] * left[1]) / UNIT**2
-            chosen[part][where] = middle + np.where(error > worthless, left, 0)
+            stride = max(map(abs, around[0])) if around else COARSEST
+            chosen[part][where] = middle + np.where(error > worthless / stride, left, 0)
     return from_parts(chosen).astype(np.int16)

@@ -9,6 +9,7 @@ from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.flow import align, estimate
 from cvvae_cli.flow.field import LARGEST, SPACING, UNIT, dense, field_size, inverse, moved
 from cvvae_cli.flow.refinement import WORTHLESS, estimated_bits, from_parts, thinned, to_parts
+from cvvae_cli.flow.squares import blurred, neighbours
 from cvvae_cli.train.flow import flow_frequencies
 
 
@@ -87,11 +88,27 @@ def test_an_inverse_field_leads_back():
     assert home[:, :, 16:-16, 16:-16].abs().median() < 0.1
 
 
+def test_a_vector_that_lost_its_way_takes_one_that_fits_far_better():
+    group = align.brightness(panning((14, 3, 8, 18)))
+    matching = estimate.Matching(*(functional.avg_pool2d(x, 2) for x in of_frames(group)))
+    wrong = torch.zeros(3, 2, 6, 8)
+    right = wrong.clone()
+    right[:, 1] = torch.tensor([6.0, -5.0, 10.0])[:, None, None]
+    inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    assert torch.equal(estimate.best_of(matching, wrong, (right,))[inside], right[inside])
+    assert torch.equal(estimate.best_of(matching, right, (wrong, right + 0.2)), right)
+
+
+def of_frames(luma):
+    """Of a group (1, 4, H, W): the reference, three times, and the other frames, (3, 1, H, W)."""
+    return luma[0, 2].expand(3, 1, -1, -1), luma[0, [0, 1, 3], None]
+
+
 def test_estimated_fields_keep_content_in_its_order():
     steep = torch.zeros(1, 2, 6, 8)
     steep[:, :, 2:4, 3:5] = 3 * SPACING
     smooth = estimate.unfolded(steep)
-    change = max((n - smooth).abs().max() for n in estimate.neighbours(smooth))
+    change = max((n - smooth).abs().max() for n in neighbours(smooth))
     assert change < estimate.STEEPEST * SPACING < (steep[..., 3] - steep[..., 2]).abs().max()
 
 
@@ -108,9 +125,19 @@ def test_the_error_for_which_no_vector_is_coded_is_a_choice():
     fields = np.random.default_rng(3).integers(-30, 30, (3, 2, 5, 9)).astype(np.int32)
     costs = np.ones((3, 3, 5, 9))
     costs[:, 2] = 0
-    kept = [np.count_nonzero(to_parts(thinned(fields, costs, error))) for error in (1.0, 300.0, 900.0)]
+    kept = [np.count_nonzero(to_parts(thinned(fields, costs, error))) for error in (1.0, 3000.0, 9000.0)]
     assert kept[0] > 1.1 * kept[1] > 1.2 * kept[2] > 0
     assert np.array_equal(thinned(fields, costs), thinned(fields, costs, WORTHLESS))
+
+
+@pytest.mark.parametrize(("place", "stride"), [(0, 16), (8, 8), (4, 4), (3, 1)])
+def test_a_vector_counts_more_from_which_others_are_expected(place, stride):
+    fields = np.zeros((3, 2, 17, 17), np.int32)
+    fields[1, 1, place, place] = 2 * UNIT
+    costs = np.ones((3, 3, 17, 17))
+    costs[:, 2] = 0  # so that an error of two pixels to the right is 4 in each frame, 12 in all
+    for worthless, is_kept in ((11.9 * stride, True), (12.1 * stride, False)):
+        assert bool(thinned(fields, costs, worthless)[1, 1, place, place]) is is_kept
 
 
 def test_of_frames_that_are_not_to_be_seen_fields_cost_little():
@@ -160,7 +187,7 @@ def test_pictures_are_matched_at_half_pixels_as_interpolation_gives_them():
     steps = (vectors * UNIT).round().clamp(-LARGEST, LARGEST) / UNIT / estimate.TRIAL_SCALE
     flow = steps.repeat_interleave(size, 2).repeat_interleave(size, 3)
     errors = functional.avg_pool2d((moved(source, flow, "bilinear") - target).square(), size)
-    expected = torch.log2(1 + (errors + estimate.blurred(errors)) / (2 * estimate.VISIBLE))
+    expected = torch.log2(1 + (errors + blurred(errors)) / (2 * estimate.VISIBLE))
     assert torch.allclose(matching.misfits(vectors), expected, atol=1e-3)
 
 
