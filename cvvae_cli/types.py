@@ -141,8 +141,13 @@ class Progress:
     """How far a job is."""
 
     frames: int
-    total_frames: int | None
+    total_frames: int | None  # as it was announced, which may be wrong
     bits_per_pixel: float | None = None  # so far
+
+    @property
+    def believed_total(self) -> int | None:
+        """The frames there will be, unless there have been more already."""
+        return self.total_frames if self.total_frames and self.total_frames >= self.frames else None
 
 
 OnProgress = Callable[[Progress], None]

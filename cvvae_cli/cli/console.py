@@ -139,7 +139,8 @@ def progress(label: str) -> Iterator[OnProgress]:
 
         def show(state: State) -> None:
             interrupt.raise_if_noticed()
-            bar.update(task, completed=state.frames, total=state.total_frames, detail=detail(state, began))
+            bar.tasks[0].total = state.believed_total  # `update` cannot take a total back
+            bar.update(task, completed=state.frames, detail=detail(state, began))
 
         yield show
 
@@ -182,5 +183,5 @@ class SparseLog:
         if time.monotonic() - self.last < LOG_EVERY_SECONDS:
             return
         self.last = time.monotonic()
-        total = f"/{state.total_frames}" if state.total_frames else ""
+        total = f"/{state.believed_total}" if state.believed_total else ""
         err.print(f"{self.label}: {state.frames}{total} frames, {detail(state, self.began)}")
