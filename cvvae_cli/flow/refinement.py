@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from cvvae_cli.flow.field import UNIT
+from cvvae_cli.flow.field import LARGEST, UNIT
 
 COARSEST = 16  # places between those vectors that nothing is known of
 UNSTEADY = 0.5  # how much errors of the parts that are no steady motion count
@@ -106,4 +106,4 @@ def thinned(fields: np.ndarray, worth: np.ndarray, worthless: float = WORTHLESS)
             error = (yy * left[0] ** 2 + xx * left[1] ** 2 + 2 * yx * left[0] * left[1]) / UNIT**2
             stride = max(map(abs, around[0])) if around else COARSEST
             chosen[part][where] = middle + np.where(error > worthless / stride, left, 0)
-    return from_parts(chosen).astype(np.int16)
+    return from_parts(chosen).clip(-LARGEST, LARGEST).astype(np.int16)  # a steady motion may go farther

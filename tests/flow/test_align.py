@@ -121,6 +121,16 @@ def test_vectors_that_are_worth_nothing_are_left_out_and_those_worth_much_stay()
     assert np.array_equal(from_parts(to_parts(fields)), fields)
 
 
+def test_a_steady_motion_never_goes_farther_than_a_file_may_hold():
+    fields = np.full((3, 2, 5, 9), LARGEST, np.int32)
+    costs = np.zeros((3, 3, 5, 9))
+    costs[1, :2] = 1.0  # of the frame before the reference alone; the others are left as expected
+    chosen = thinned(fields, costs, 1000.0)
+    assert np.abs(chosen[1]).min() == np.abs(chosen).max() == LARGEST
+    coder = FlowCoder(flow_frequencies([chosen[None]]))
+    assert np.array_equal(coder.decode_fields(coder.encode_fields(chosen[None]), (1, 5, 9)), chosen[None])
+
+
 def test_the_error_for_which_no_vector_is_coded_is_a_choice():
     fields = np.random.default_rng(3).integers(-30, 30, (3, 2, 5, 9)).astype(np.int32)
     costs = np.ones((3, 3, 5, 9))
