@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from cvvae_cli.flow.field import LARGEST, OTHERS, SPACING, UNIT, dense
 from cvvae_cli.flow.follow import follow
-from cvvae_cli.flow.squares import blurred, neighbours, products_of, settled, slopes
+from cvvae_cli.flow.squares import blurred, mean_of, neighbours, products_of, settled, slopes
 
 STEPS = {16: 4, 8: 4, 4: 4, 2: 2}  # at each scale, pixels of a pyramid's pixel, coarse to fine
 FINEST = min(STEPS)
@@ -27,7 +27,7 @@ TRIAL_SCALE = 2  # pixels of a pixel in trials
 PARTS = TRIAL_SCALE * UNIT  # steps of a vector in such a pixel
 PART_BITS = PARTS.bit_length() - 1
 TRIALS = 3  # of every vector
-VISIBLE = 60.0  # squared levels
+VISIBLE = 60.0  # squared levels: errors far below are none
 SMOOTHNESS, STEADINESS = 0.2, 0.2  # of a doubled difference, in halvings of an error
 LOST = 0.5  # halvings of an error by which another vector is better than one that lost its way
 TOGETHER = 2**20  # pixels that are followed at a time, so that memory does not grow with the number of pairs
@@ -105,7 +105,7 @@ def tried(matching: Matching, vectors: Tensor, found: Tensor) -> Tensor:
     known = [(other, matching.misfits(other)) for other in (torch.zeros_like(vectors), found)]
     for turn in TRIALS * (odd, ~odd):
         around = neighbours(vectors)
-        mean = sum(around[1:], around[0]) / len(around)
+        mean = mean_of(around)
         beside = torch.stack([*around, steady_motion(vectors)])
         own = misfit + bits_beside(vectors, beside)
         for candidate, errors in (*known, *((each, matching.misfits(each)) for each in (mean, *beside))):
@@ -191,5 +191,5 @@ def unfolded(vectors: Tensor) -> Tensor:
         if not is_steep.any():
             break
         wide = functional.max_pool2d(is_steep, 3, 1, 1) > 0
-        vectors = torch.where(wide, (vectors + sum(around[1:], around[0]) / 4) / 2, vectors)
+        vectors = torch.where(wide, (vectors + mean_of(around)) / 2, vectors)
     return vectors

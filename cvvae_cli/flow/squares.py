@@ -46,17 +46,18 @@ def settled(start: Tensor, products: Tensor, stiffness: float, rounds: int) -> T
     share = 1 / (a * b - yx * yx)
     vectors = start
     for _ in range(rounds):
-        y, x = (to + stiffness * mean for to, mean in zip((to_y, to_x), mean_around(vectors), strict=True))
+        means = mean_of(neighbours(vectors)).chunk(2, 1)
+        y, x = (to + stiffness * mean for to, mean in zip((to_y, to_x), means, strict=True))
         vectors = torch.cat([(b * y - yx * x) * share, (a * x - yx * y) * share], 1)
     return vectors
 
 
 def neighbours(vectors: Tensor) -> list[Tensor]:
+    """Of each place, those above, below, left and right; edges go on."""
     p = functional.pad(vectors, (1, 1, 1, 1), mode="replicate")
     return [p[:, :, :-2, 1:-1], p[:, :, 2:, 1:-1], p[:, :, 1:-1, :-2], p[:, :, 1:-1, 2:]]
 
 
-def mean_around(vectors: Tensor) -> tuple[Tensor, ...]:
-    """Of the four neighbours: down, right."""
-    first, *others = neighbours(vectors)
-    return (sum(others, first) / 4).chunk(2, 1)
+def mean_of(parts: list[Tensor]) -> Tensor:
+    first, *others = parts
+    return sum(others, first) / len(parts)
