@@ -15,10 +15,11 @@ import torch
 from safetensors.numpy import load_file, save
 
 from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.engine.stream import Engine
 from cvvae_cli.models.compact import Compact, CompactConfig
 from cvvae_cli.models.registry import MODELS, NETWORK_PREFIX, ModelSpec, build_compact
 from cvvae_cli.train.tables import fit_tables
-from cvvae_cli.types import FrameBatch, LatentGeometry, VideoInfo
+from cvvae_cli.types import FrameBatch, LatentChunk, LatentGeometry, VideoInfo
 from cvvae_cli.video.writer import OutputOptions, VideoWriter
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -34,6 +35,7 @@ CODERS = (
     "prior-7",
 )  # of the tiny models, from tiny-1 on
 REFINED = len(CODERS) + 1  # the number of the tiny model with a refiner
+FILLED = REFINED + 1  # and of the one that takes what its groups lost from those beside
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
     latent_channels=4, fine_channels=8, coarse_channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
@@ -43,15 +45,16 @@ CONFIG = CompactConfig(
 def tiny_spec(number: int = 1) -> ModelSpec:
     """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 to -8 `prior-1` to `-7`.
 
-    The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner.
+    The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner, tiny-10
+    is tiny-9 that fills borders.
     """
-    name = f"tiny-{number}"
-    data = (GOLDEN / f"{name}.safetensors").read_bytes()
+    name, file = f"tiny-{number}", f"tiny-{min(number, REFINED)}.safetensors"
+    data = (GOLDEN / file).read_bytes()
     return ModelSpec(
         name=name,
         geometry=LatentGeometry(4, 4, 8),
         build=build_compact,
-        weights_file=f"{name}.safetensors",
+        weights_file=file,
         weights_sha256=hashlib.sha256(data).hexdigest(),
         chunk_latents=4,
         coder=CODERS[min(number, len(CODERS)) - 1],
@@ -62,7 +65,8 @@ def tiny_spec(number: int = 1) -> ModelSpec:
         decode_halo=CONFIG.decode_halo,
         levels=None if number == 1 else (10, 100),
         default_level=None if number == 1 else 50,
-        base="tiny-8" if number == REFINED else None,
+        base="tiny-8" if number >= REFINED else None,
+        fills_borders=number == FILLED,
     )
 
 
@@ -103,6 +107,25 @@ def batches_of(rgb: np.ndarray, size: int = 8, first_pts: int = 0, ticks: int = 
     """Frames as the batches that a reader gives."""
     pts = np.arange(len(rgb), dtype=np.int64) * ticks + first_pts
     return [FrameBatch(rgb[i : i + size], pts[i : i + size]) for i in range(0, len(rgb), size)]
+
+
+def encode(
+    engine: Engine, rgb: np.ndarray, level: int | None = 50, worthless: float | None = None
+) -> list[LatentChunk]:
+    """Chunks of frames, as the streaming engine gives them, of a quality level."""
+    chunks = engine.encode_stream(batches_of(rgb), worthless=worthless, keeps_means=True)
+    return [replace(chunk, level=level) for chunk in chunks]
+
+
+def decode(
+    engine: Engine,
+    chunks: list[LatentChunk],
+    wanted: range | None = None,
+    width: int = 72,
+    height: int = 56,
+) -> np.ndarray:
+    """Their frames, or some of them."""
+    return np.concatenate([b.rgb for b in engine.decode_stream(chunks, width, height, wanted)])
 
 
 def make_weights() -> None:
@@ -209,7 +232,6 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     from cvvae_cli.bitstream.coders import ENTROPY_CODERS
     from cvvae_cli.container.reader import open_cvl
     from cvvae_cli.engine.device import choose_placement
-    from cvvae_cli.engine.stream import Engine
     from cvvae_cli.flow import align, refinement
     from cvvae_cli.options import EncodeOptions
 

@@ -23,6 +23,7 @@ from cvvae_cli.engine.base import (
     network_to_pixels,
     to_device,
 )
+from cvvae_cli.engine.borders import Borders
 from cvvae_cli.engine.device import keep_freed_memory
 from cvvae_cli.engine.plan import Tile, group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.refining import Refining
@@ -81,7 +82,7 @@ class Engine(BaseEngine):
             for at in range(0, len(rgb), step):
                 x = self.pixels_to_network(rgb[at : at + step])
                 if worthless is not None:
-                    x, found = align.align(x, worthless)
+                    x, found = align.align(x, worthless, is_filled=self.spec.fills_borders)
                     fields.append(found)
                 if keeps_means and shown:
                     means.append(mirror.means(x, shown[:group]).cpu().numpy())
@@ -114,24 +115,30 @@ class Engine(BaseEngine):
         """
         wanted = range(2**62) if frames is None else frames
         runner: TiledRunner | None = None
+        borders = Borders((height, width)) if self.spec.fills_borders else None
         for chunk in chunks:
             if runner is None:
                 runner = self._decoding_runner(*chunk.latents.shape[-2:])
-            for video, pts in self._frames(runner, chunk, wanted):
+            for video, pts in self._frames(runner, chunk, wanted, borders):
                 yield FrameBatch(network_to_pixels(video[..., :height, :width], depth), pts)
 
     def _frames(
-        self, runner: TiledRunner, chunk: LatentChunk, wanted: range
+        self, runner: TiledRunner, chunk: LatentChunk, wanted: range, borders: Borders | None
     ) -> Iterator[tuple[Tensor, np.ndarray]]:
         """The wanted frames of a chunk and their pts, piece by piece."""
         geometry = self.spec.geometry
         first = geometry.latent_of(chunk.frames.start)
         latents = range(geometry.latent_of(wanted.start), geometry.latent_of(wanted.stop - 1) + 1)
-        for at, video in self._refined(chunk, self._decoded(runner, chunk, latents), latents):
+        decoded = self._decoded(runner, chunk, latents)
+        if borders is not None:
+            decoded = borders.noticing(chunk, first, decoded)
+        for at, video in self._refined(chunk, decoded, latents):
             count = video.shape[2] // geometry.frames
             if chunk.detail is not None:
                 video = mirror.added(video, chunk.detail[at : at + count])
-            if chunk.fields is not None:
+            if borders is not None:
+                video = borders.restored(first + at, video)
+            elif chunk.fields is not None:
                 video = align.restore(video, chunk.fields[at : at + count])
             of_piece = geometry.frames_of(range(first + at, first + at + count))
             begin = of_piece.stop - geometry.frames * count  # below 0 in the first piece of a video
@@ -204,7 +211,8 @@ class Engine(BaseEngine):
 
     def _seen_from(self, latent: int) -> int:
         """The first latent frame whose pictures reach into those of one."""
-        return latent - self._refines_across(latent)
+        reaches = latent > 0 if self.spec.fills_borders else self._refines_across(latent)
+        return latent - reaches
 
     def _refines_across(self, latent: int) -> bool:
         """Whether the pictures of a latent frame and of the one before it are refined by each other."""

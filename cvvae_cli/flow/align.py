@@ -10,7 +10,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from cvvae_cli.flow.estimate import VISIBLE, estimate
-from cvvae_cli.flow.field import GROUP, LARGEST, OTHERS, REFERENCE, UNIT, dense, field_size, inverse, moved
+from cvvae_cli.flow.field import (
+    GROUP,
+    LARGEST,
+    OTHERS,
+    REFERENCE,
+    UNIT,
+    dense,
+    field_size,
+    inverse,
+    led_to,
+    moved,
+    outside,
+)
 from cvvae_cli.flow.refinement import WORTHLESS, estimated_bits, thinned
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
@@ -25,12 +37,15 @@ RATE = 0.02  # bits per pixel, beside which those of fields count
 
 
 @torch.no_grad()
-def align(video: Tensor, worthless: float = WORTHLESS) -> tuple[Tensor, np.ndarray]:
+def align(
+    video: Tensor, worthless: float = WORTHLESS, *, is_filled: bool = False
+) -> tuple[Tensor, np.ndarray]:
     """Videos (B, 3, 4n, H, W) in [-1, 1] → the same with groups' frames as their reference shows them.
 
     And the fields that say how they moved, int16 (B n, 3, 2, rows, columns); see cvvae_cli/flow/field.py. A
     group that needs no more bits as it is stays so: its fields are zero. `worthless` is the error, in squared
-    levels, for which no vector is coded.
+    levels, for which no vector is coded. `is_filled`: what the reference does not show is not lost, for the
+    decoder takes it from the groups beside (flow/border.py).
     """
     groups = in_groups(video)
     luma = brightness(groups)
@@ -40,8 +55,8 @@ def align(video: Tensor, worthless: float = WORTHLESS) -> tuple[Tensor, np.ndarr
     if not moves.any():
         return video, fields
     fields[moves] = find(luma[moves], worthless)
-    aligned = moved_by(groups, fields, is_back=True).clamp_(-1, 1)
-    is_worth_it = worth(luma, before, brightness(aligned), fields) > 0
+    aligned = onto_reference(groups, fields).clamp_(-1, 1)
+    is_worth_it = worth(luma, before, brightness(aligned), fields, is_filled=is_filled) > 0
     fields[~is_worth_it] = 0
     keeps = torch.from_numpy(is_worth_it).to(groups.device).view(-1, 1, 1, 1, 1)
     return in_videos(torch.where(keeps, aligned, groups), len(video)), fields
@@ -65,15 +80,26 @@ def restore(video: Tensor, fields: np.ndarray) -> Tensor:
     """Videos (B, 3, 4n, H, W) as the decoder gives them → the frames that they stand for."""
     if not fields.any():
         return video
-    return in_videos(moved_by(in_groups(video), fields), len(video))
-
-
-def moved_by(groups: Tensor, fields: np.ndarray, *, is_back: bool = False) -> Tensor:
-    """Groups (N, K, 4, H, W) whose frames follow fields, or are moved back onto the reference."""
+    groups = in_groups(video)
     frames = list(groups.unbind(2))
     for other, moves, vectors in moving(fields, groups.device):
-        flow = (inverse if is_back else dense)(vectors, *groups.shape[3:])
+        flow = dense(vectors, *groups.shape[3:])
         frames[other] = frames[other].index_put((moves,), moved(frames[other][moves], flow))
+    return in_videos(torch.stack(frames, 2), len(video))
+
+
+def onto_reference(groups: Tensor, fields: np.ndarray) -> Tensor:
+    """Groups (N, K, 4, H, W) whose frames are moved onto the reference.
+
+    What a frame does not show is as in the reference: nobody will see it, and then it takes no bits.
+    """
+    frames = list(groups.unbind(2))
+    size = groups.shape[3], groups.shape[4]
+    for other, moves, vectors in moving(fields, groups.device):
+        back = inverse(vectors, *size)
+        unseen = outside(*led_to(back), size).clamp_(max=1)[:, None]
+        shown = torch.lerp(moved(frames[other][moves], back), frames[REFERENCE][moves], unseen)
+        frames[other] = frames[other].index_put((moves,), shown)
     return torch.stack(frames, 2)
 
 
@@ -89,14 +115,22 @@ def unlike_reference(luma: Tensor) -> Tensor:
     return torch.log2(1 + functional.avg_pool2d(errors, AREA, ceil_mode=True) / VISIBLE).mean((1, 2, 3))
 
 
-def worth(luma: Tensor, before: Tensor, aligned: Tensor, fields: np.ndarray) -> np.ndarray:
+def worth(
+    luma: Tensor, before: Tensor, aligned: Tensor, fields: np.ndarray, *, is_filled: bool = False
+) -> np.ndarray:
     """By how much groups take fewer bits aligned, (N,), as a logarithm: of frames that are more alike,
-    less the bits of fields and what is lost where content does not come back."""
+    less the bits of fields and what is lost where content does not come back.
+
+    With `is_filled` nothing is lost outside of the reference.
+    """
     lost = torch.zeros(len(luma), device=luma.device)
     for other, moves, vectors in moving(fields, luma.device):
         flow = dense(vectors, *luma.shape[2:])[:, :, ::STRIDE, ::STRIDE]
         there = moved(aligned[moves, other : other + 1], flow, stride=STRIDE)[:, 0]
-        lost[moves] += (there - luma[moves, other, ::STRIDE, ::STRIDE]).square_().mean((1, 2)) / GROUP
+        errors = (there - luma[moves, other, ::STRIDE, ::STRIDE]).square_()
+        if is_filled:
+            errors *= outside(*led_to(flow, STRIDE), (luma.shape[2], luma.shape[3])) == 0
+        lost[moves] += errors.mean((1, 2)) / GROUP
     gain = GAIN * (before - unlike_reference(aligned)) - LOSS * torch.log2(1 + lost / CODED)
     bits = np.array([estimated_bits(field) for field in fields])
     rate = bits / (GROUP * luma.shape[2] * luma.shape[3])

@@ -39,11 +39,14 @@ def moved(pictures: Tensor, flow: Tensor, mode: str = "bicubic", stride: int = 1
 
     Flow (N, 2, h, w), and what comes back, (N, K, h, w), are of every `stride`-th pixel in both directions.
     """
-    n, _, h, w = flow.shape
-    down, right = (stride * each for each in places(h, w, flow))
-    grid = flow.new_empty(n, h, w, 2)
-    grid[..., 0] = (flow[:, 1] + right).mul_(2 / max(1, pictures.shape[3] - 1)).sub_(1)
-    grid[..., 1] = (flow[:, 0] + down).mul_(2 / max(1, pictures.shape[2] - 1)).sub_(1)
+    return at_places(pictures, *led_to(flow, stride), mode)
+
+
+def at_places(pictures: Tensor, rows: Tensor, columns: Tensor, mode: str = "bicubic") -> Tensor:
+    """Pictures (N, K, H, W) at places (N, h, w) in pixels, (N, K, h, w); edges go on."""
+    grid = torch.stack([columns, rows], 3)
+    grid[..., 0].mul_(2 / max(1, pictures.shape[3] - 1)).sub_(1)
+    grid[..., 1].mul_(2 / max(1, pictures.shape[2] - 1)).sub_(1)
     return functional.grid_sample(pictures, grid, mode=mode, padding_mode="border", align_corners=True)
 
 
@@ -51,6 +54,19 @@ def places(h: int, w: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (h, 1) and columns (w,) as numbers."""
     rows, columns = (torch.arange(n, device=like.device, dtype=like.dtype) for n in (h, w))
     return rows[:, None], columns
+
+
+def led_to(flow: Tensor, stride: int = 1) -> tuple[Tensor, Tensor]:
+    """The rows and columns, (N, h, w), to which a flow (N, 2, h, w) of every `stride`-th pixel leads."""
+    h, w = flow.shape[2:]
+    down, right = (stride * each for each in places(h, w, flow))
+    return flow[:, 0] + down, flow[:, 1] + right
+
+
+def outside(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> Tensor:
+    """How far places lie outside of a picture of so many rows and columns, in pixels; inside, 0."""
+    both = ((rows, size[0]), (columns, size[1]))
+    return torch.maximum(*(place.clamp(0, length - 1).sub_(place).abs_() for place, length in both))
 
 
 def inverse(vectors: Tensor, height: int, width: int) -> Tensor:

@@ -26,18 +26,18 @@ BETTER = 0.98  # of the error that a vector has, for another to take its place
 BACK_ROUNDS = 4  # until the way back rests
 
 
-def follow(target: Tensor, source: Tensor) -> Tensor:
+def follow(target: Tensor, source: Tensor, scales: tuple[int, ...] = SCALES) -> Tensor:
     """Where in `source` the content of `target` lies: (N, 2, H, W), down and right, in pixels.
 
     Both are brightness in [0, 255], (N, 1, H, W).
     """
     h, w = target.shape[2:]
-    coarsest = SCALES[0] * CELL
+    coarsest = scales[0] * CELL
     both = torch.cat([source, target], 1)
     both = functional.pad(both, (0, -w % coarsest, 0, -h % coarsest), mode="replicate")
     height, width = both.shape[2:]
     vectors = target.new_zeros(len(target), 2, height // coarsest, width // coarsest)
-    for scale in SCALES:
+    for scale in scales:
         places = height // (scale * CELL), width // (scale * CELL)
         pair = Pair(functional.avg_pool2d(both, scale), is_robust=scale <= ROBUST_FROM)
         vectors = enlarged(vectors, places) / scale

@@ -59,6 +59,7 @@ class ModelSpec:
     width: int = 0  # channels at the size of the picture, of a windowed model
     imported: Imported | None = None  # weights that a user brought
     base: str | None = None  # a model whose tensors this one has too, beside its own
+    fills_borders: bool = False  # of a model with a refiner: groups take what they lost from those beside
 
 
 def compact_config(values: Mapping[str, Any]) -> CompactConfig:
@@ -123,6 +124,15 @@ def latents_spec(name: str, sha256: str) -> ModelSpec:
     return compact_spec(name, sha256, coder="exact-bf16", period=4)
 
 
+COMPACT_9 = codec_spec(
+    "compact-9",
+    "8464a57d03ed8915da0225fd17fb991345ab01cc605511eca54cc30eee9950a2",
+    "prior-7",
+    40,
+    0.34,
+    base="compact-8",
+)
+
 # Default levels take at most 0.04 bits per pixel on average (`make evaluate`); a scaling factor is one over
 # the deviation of latents on training clips. The image VAE of FLUX.2 understands those of compact-flux2.
 MODELS: dict[str, ModelSpec] = {
@@ -183,14 +193,8 @@ MODELS: dict[str, ModelSpec] = {
             40,
             0.34,
         ),
-        codec_spec(
-            "compact-9",
-            "8464a57d03ed8915da0225fd17fb991345ab01cc605511eca54cc30eee9950a2",
-            "prior-7",
-            40,
-            0.34,
-            base="compact-8",
-        ),
+        COMPACT_9,
+        replace(COMPACT_9, name="compact-10", fills_borders=True),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
         latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
@@ -212,7 +216,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-9", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-10", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:
@@ -251,7 +255,12 @@ def spec_of_file(path: Path) -> ModelSpec:
     base = metadata.get("base")
     if base is not None:
         return replace(
-            find_model(base), name=name, weights_file=str(path.resolve()), weights_sha256=sha256, base=base
+            find_model(base),
+            name=name,
+            weights_file=str(path.resolve()),
+            weights_sha256=sha256,
+            base=base,
+            fills_borders=True,
         )
     if "quantizer.log_gain" in names:
         unnamed = "prior-2" if "motion.picture" in names else "prior-1"  # of files before prior-3

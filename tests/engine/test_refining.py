@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CPU
-from tiny import REFINED, batches_of, moving_picture, tiny_spec
+from tiny import REFINED, decode, encode, moving_picture, tiny_spec
 
 from cvvae_cli.access import decode_frames
 from cvvae_cli.codec import encode_file
@@ -34,17 +34,8 @@ def plain(tiny):
     return Engine(spec, Weights(spec).build, CPU)
 
 
-def encode(engine, rgb=CLIP, level=50, worthless=None):
-    chunks = engine.encode_stream(batches_of(rgb), worthless=worthless, keeps_means=True)
-    return [replace(chunk, level=level) for chunk in chunks]
-
-
-def decode(engine, chunks, wanted=None, width=72, height=56):
-    return np.concatenate([b.rgb for b in engine.decode_stream(chunks, width, height, wanted)])
-
-
 def test_latents_are_those_of_the_base_and_pictures_are_not(refined, plain):
-    own, other = encode(refined), encode(plain)
+    own, other = encode(refined, CLIP), encode(plain, CLIP)
     assert all(np.array_equal(a.latents, b.latents) for a, b in zip(own, other, strict=True))
     assert not np.array_equal(decode(refined, own), decode(plain, own))
 
@@ -56,7 +47,7 @@ def test_latents_are_those_of_the_base_and_pictures_are_not(refined, plain):
 )
 def test_a_range_is_bit_identical_to_the_whole(refined, monkeypatch, busy, wanted):
     monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", busy)
-    chunks = encode(refined, worthless=120.0)
+    chunks = encode(refined, CLIP, worthless=120.0)
     whole = decode(refined, chunks)
     assert np.array_equal(decode(refined, chunks, wanted), whole[wanted.start : wanted.stop])
     geometry = refined.spec.geometry
@@ -89,20 +80,20 @@ def test_every_number_of_frames_and_every_size_comes_back(refined, frames, size)
 @pytest.mark.parametrize("tile", [8, 16, 24, 40])
 def test_tiles_with_halo_equal_the_whole_picture(refined, tile):
     tiled = Engine(refined.spec, Weights(refined.spec).build, CPU, EngineOptions(tile_pixels=tile))
-    chunks = encode(refined)
+    chunks = encode(refined, CLIP)
     difference = np.abs(decode(tiled, chunks).astype(int) - decode(refined, chunks))
     assert difference.max() <= 1
     assert difference.mean() < 1e-3
 
 
 def test_it_depends_on_the_level_and_latents_that_are_not_rounded_count_as_the_highest(refined):
-    low, high, exact = (decode(refined, encode(refined, level=level)) for level in (10, 100, None))
+    low, high, exact = (decode(refined, encode(refined, CLIP, level=level)) for level in (10, 100, None))
     assert not np.array_equal(low, high)
     assert np.array_equal(exact, high)
 
 
 def test_the_mirror_lacks_what_is_lacking_after_refining(refined):
-    chunks = encode(refined)
+    chunks = encode(refined, CLIP)
     frames = decode(refined, chunks)
     mirror = Mirror(refined, 50)
     for chunk in chunks:
@@ -134,7 +125,7 @@ def test_neighbours_are_moved_onto_a_picture_and_ends_have_one():
 def test_numbers_that_are_none_are_refused(refined):
     refined.network.refiner.head.bias.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="refining"):
-        decode(refined, encode(refined))
+        decode(refined, encode(refined, CLIP))
 
 
 def test_a_file_is_decoded_the_same_in_parts_and_again_with_detail(refined, tmp_path, clip):

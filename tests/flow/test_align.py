@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pictures import panning, psnr, texture
 from torch.nn import functional
 
 from cvvae_cli.bitstream.flow import FlowCoder
@@ -11,23 +12,6 @@ from cvvae_cli.flow.field import LARGEST, SPACING, UNIT, dense, field_size, inve
 from cvvae_cli.flow.refinement import WORTHLESS, estimated_bits, from_parts, thinned, to_parts
 from cvvae_cli.flow.squares import blurred, neighbours
 from cvvae_cli.train.flow import flow_frequencies
-
-
-def texture(height, width, seed=0):
-    """Smooth random colours in [-1, 1], (3, H, W)."""
-    noise = torch.randn(1, 3, height // 4 + 3, width // 4 + 3, generator=torch.Generator().manual_seed(seed))
-    smooth = functional.interpolate(noise, scale_factor=4, mode="bicubic")[0, :, :height, :width]
-    return smooth / smooth.abs().max()
-
-
-def panning(steps, height=96, width=128):
-    """A group (1, 3, 4, H, W) that shows a large picture farther right by `steps` pixels in each frame."""
-    whole = texture(height, width + 4 * max(steps))
-    return torch.stack([whole[:, :, s : s + width] for s in steps], 1)[None]
-
-
-def psnr(a, b):
-    return float(10 * torch.log10(4 / (a - b).square().mean()))
 
 
 @pytest.mark.parametrize("steps", [(0, 2, 4, 6), (0, 5, 10, 15), (9, 3, 4, 12)])
@@ -227,3 +211,25 @@ def test_bits_of_fields_are_estimated_near_what_they_take():
     taken, about = 8 * len(flow.encode_fields(fields)), estimated_bits(fields[0])
     assert fields.any()
     assert about / 2.5 < taken < 2.5 * about + 64
+
+
+def test_what_a_frame_does_not_show_takes_no_bits_for_it_is_as_in_the_reference():
+    aligned, fields = align.align(panning((0, 5, 10, 15)))
+    assert fields.any()
+    entered = aligned[..., -7:]  # of the first frames, 10 and 5 pixels before the reference
+    assert psnr(entered[:, :, 0], entered[:, :, 2]) > 50
+    left = aligned[..., :4]  # of the last, 5 after it
+    assert psnr(left[:, :, 3], left[:, :, 2]) > 50
+
+
+def test_what_comes_from_the_groups_beside_is_not_lost():
+    group = panning((0, 30, 60, 90))  # most of the picture leaves
+    luma = align.brightness(group)
+    fields = np.zeros((1, 3, 2, 6, 8), np.int16)
+    fields[0, :, 1] = np.array([-60, -30, 30])[:, None, None] * UNIT
+    aligned = align.brightness(align.onto_reference(group, fields))
+    before = align.unlike_reference(luma)
+    lost, filled = (
+        align.worth(luma, before, aligned, fields, is_filled=is_filled)[0] for is_filled in (False, True)
+    )
+    assert filled > lost + 0.05

@@ -1,0 +1,108 @@
+"""Decoded pictures moved back to where they were, with what the reference of their group does not show.
+
+That comes from the groups beside, as the network decodes them; no bits are spent on it
+(cvvae_cli/flow/border.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvvae_cli.flow.border import Across, Size, filled, followed_across, joined, loses
+from cvvae_cli.flow.field import GROUP, OTHERS, REFERENCE, UNIT, dense, moved
+from cvvae_cli.types import LatentChunk
+
+AFTER = len(OTHERS) - 1  # the part of the fields for the frame after the reference, the last of a group
+
+
+@dataclass(frozen=True)
+class Group:
+    """Of the frames of a latent frame as the network gives them, those at its ends."""
+
+    fields: np.ndarray  # int16 (3, 2, rows, columns)
+    first: Tensor  # (1, 3, H, W)
+    last: Tensor
+
+
+class Borders:
+    """Of consecutive chunks. A group has the one before it in sight, and the one after it in its chunk."""
+
+    def __init__(self, size: Size) -> None:
+        """`size`: rows and columns of the true picture."""
+        self.size = size
+        self._groups: dict[int, Group] = {}  # by the number of the latent frame
+        self._across: dict[int, Across] = {}  # to a group, from the one before it
+
+    def noticing(
+        self, chunk: LatentChunk, first: int, decoded: Iterator[tuple[int, Tensor]]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What comes in: pieces of a chunk, (1, 3, 4n, H, W), and where in it each begins.
+
+        `first` is the number of the first latent frame of the chunk. One can be restored when those beside it
+        have passed.
+        """
+        for at, piece in decoded:
+            if chunk.fields is not None:
+                for number, video in enumerate(torch.split(piece, GROUP, 2), at):
+                    self._groups[first + number] = Group(
+                        chunk.fields[number], video[:, :, 0], video[:, :, -1]
+                    )
+                self._groups = {n: group for n, group in self._groups.items() if n >= first + at - 2}
+            yield at, piece
+
+    def restored(self, number: int, video: Tensor) -> Tensor:
+        """The frames (1, 3, 4, H, W) that a latent frame stands for, as they were."""
+        group = self._groups.get(number)
+        if group is None or not group.fields.any():
+            return video
+        frames = list(video.unbind(2))
+        flows = [flow_of(group.fields[part], video) for part in range(len(OTHERS))]
+        for part, (other, flow) in enumerate(zip(OTHERS, flows, strict=True)):
+            frames[other] = moved_back(frames[other], group.fields[part])
+            source = self._beside(number, part, flows) if loses(flow, self.size) else None
+            if source is not None:
+                frames[other] = filled(frames[other], flow, self.size, *source)
+        return torch.stack(frames, 2)
+
+    def _beside(self, number: int, part: int, flows: list[Tensor]) -> tuple[Tensor, Tensor, float] | None:
+        """The frame beside a group that shows what one of its frames has lost, and the way there, and how
+        far it is to be trusted."""
+        is_after = OTHERS[part] > REFERENCE
+        across = self._across_to(number + is_after)
+        if across is None:
+            return None
+        if is_after:
+            return across.first, across.there, across.belief
+        way = joined(flows[part] - flows[0], across.back) if part else across.back
+        return across.last, way, across.belief
+
+    def _across_to(self, number: int) -> Across | None:
+        """To a group from the one before it, if both are at hand."""
+        before, after = self._groups.get(number - 1), self._groups.get(number)
+        if before is None or after is None:
+            return None
+        if number not in self._across:
+            last = moved_back(as_shown(before.last), before.fields[AFTER])
+            first = moved_back(as_shown(after.first), after.fields[0])
+            self._across = {number: followed_across(last, first)}
+        return self._across[number]
+
+
+def moved_back(frame: Tensor, vectors: np.ndarray) -> Tensor:
+    """A frame (1, 3, H, W) where it was before it was moved onto its reference."""
+    return moved(frame, flow_of(vectors, frame)) if vectors.any() else frame
+
+
+def flow_of(vectors: np.ndarray, like: Tensor) -> Tensor:
+    """Of one part of a group's fields, int16 (2, rows, columns): in pixels, (1, 2, H, W)."""
+    field = torch.from_numpy(vectors[None]).to(like.device, torch.float32)
+    return dense(field / UNIT, *like.shape[-2:])
+
+
+def as_shown(frame: Tensor) -> Tensor:
+    return frame.float().clamp(-1, 1)
