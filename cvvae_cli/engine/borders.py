@@ -49,9 +49,8 @@ class Borders:
         for at, piece in decoded:
             if chunk.fields is not None:
                 for number, video in enumerate(torch.split(piece, GROUP, 2), at):
-                    self._groups[first + number] = Group(
-                        chunk.fields[number], video[:, :, 0], video[:, :, -1]
-                    )
+                    ends = (video[:, :, end].clone() for end in (0, -1))  # not to hold what lies between
+                    self._groups[first + number] = Group(chunk.fields[number], *ends)
                 self._groups = {n: group for n, group in self._groups.items() if n >= first + at - 2}
             yield at, piece
 
@@ -78,7 +77,8 @@ class Borders:
             return None
         if is_after:
             return across.first, across.there, across.belief
-        way = joined(flows[part] - flows[0], across.back) if part else across.back
+        to_first = flows[part] - flows[0]  # about: both lead to the reference
+        way = joined(to_first, across.back) if part else across.back
         return across.last, way, across.belief
 
     def _across_to(self, number: int) -> Across | None:

@@ -34,6 +34,7 @@ LEAST_GAIN = 0.1  # halvings, below which it is not worth it
 LOSS = 0.3  # logarithm of bits for every doubling of the error
 CODED = 100.0  # squared levels: about that error without what alignment adds
 RATE = 0.02  # bits per pixel, beside which those of fields count
+UNFILLED = 0.4  # of an error outside of the reference, that is left where it is filled (flow/border.py)
 
 
 @torch.no_grad()
@@ -55,10 +56,11 @@ def align(
     if not moves.any():
         return video, fields
     fields[moves] = find(luma[moves], worthless)
-    aligned = onto_reference(groups, fields).clamp_(-1, 1)
+    aligned, unseen = onto_reference(groups, fields)
     is_worth_it = worth(luma, before, brightness(aligned), fields, is_filled=is_filled) > 0
     fields[~is_worth_it] = 0
     keeps = torch.from_numpy(is_worth_it).to(groups.device).view(-1, 1, 1, 1, 1)
+    aligned = torch.lerp(aligned, groups[:, :, REFERENCE : REFERENCE + 1], unseen)  # which takes no bits
     return in_videos(torch.where(keeps, aligned, groups), len(video)), fields
 
 
@@ -88,19 +90,18 @@ def restore(video: Tensor, fields: np.ndarray) -> Tensor:
     return in_videos(torch.stack(frames, 2), len(video))
 
 
-def onto_reference(groups: Tensor, fields: np.ndarray) -> Tensor:
-    """Groups (N, K, 4, H, W) whose frames are moved onto the reference.
-
-    What a frame does not show is as in the reference: nobody will see it, and then it takes no bits.
-    """
+def onto_reference(groups: Tensor, fields: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Groups (N, 3, 4, H, W) in [-1, 1] with their frames moved onto the reference; where these show nothing
+    of it, from 0 to 1, (N, 1, 4, H, W)."""
     frames = list(groups.unbind(2))
     size = groups.shape[3], groups.shape[4]
+    unseen = groups.new_zeros(len(groups), 1, GROUP, *size)
     for other, moves, vectors in moving(fields, groups.device):
         back = inverse(vectors, *size)
-        unseen = outside(*led_to(back), size).clamp_(max=1)[:, None]
-        shown = torch.lerp(moved(frames[other][moves], back), frames[REFERENCE][moves], unseen)
-        frames[other] = frames[other].index_put((moves,), shown)
-    return torch.stack(frames, 2)
+        seen = moved(frames[other][moves], back).clamp_(-1, 1)
+        frames[other] = frames[other].index_put((moves,), seen)
+        unseen[moves, 0, other] = outside(*led_to(back), size).clamp_(max=1).to(unseen.dtype)
+    return torch.stack(frames, 2), unseen
 
 
 def brightness(groups: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ def worth(
     """By how much groups take fewer bits aligned, (N,), as a logarithm: of frames that are more alike,
     less the bits of fields and what is lost where content does not come back.
 
-    With `is_filled` nothing is lost outside of the reference.
+    With `is_filled` only a part is lost of what the reference does not show.
     """
     lost = torch.zeros(len(luma), device=luma.device)
     for other, moves, vectors in moving(fields, luma.device):
@@ -129,7 +130,8 @@ def worth(
         there = moved(aligned[moves, other : other + 1], flow, stride=STRIDE)[:, 0]
         errors = (there - luma[moves, other, ::STRIDE, ::STRIDE]).square_()
         if is_filled:
-            errors *= outside(*led_to(flow, STRIDE), (luma.shape[2], luma.shape[3])) == 0
+            is_outside = outside(*led_to(flow, STRIDE), (luma.shape[2], luma.shape[3])) > 0
+            errors = torch.where(is_outside, UNFILLED * errors, errors)
         lost[moves] += errors.mean((1, 2)) / GROUP
     gain = GAIN * (before - unlike_reference(aligned)) - LOSS * torch.log2(1 + lost / CODED)
     bits = np.array([estimated_bits(field) for field in fields])
