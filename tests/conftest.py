@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import FILLED, GOLDEN, moving_picture, tiny_spec, write_lossless
+from tiny import FILLED, GOLDEN, REFINED, moving_picture, tiny_spec, write_lossless
 
 from cvvae_cli import store
 from cvvae_cli.engine.device import Placement
@@ -46,6 +46,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> registry.ModelSpec:
 @pytest.fixture
 def engine(tiny: registry.ModelSpec) -> Engine:
     return Engine(tiny, Weights(tiny).build, CPU, EngineOptions())
+
+
+@pytest.fixture
+def refined(tiny: registry.ModelSpec) -> Engine:
+    """The tiny model whose pictures are refined."""
+    spec = tiny_spec(REFINED)
+    return Engine(spec, Weights(spec).build, CPU)
 
 
 @pytest.fixture

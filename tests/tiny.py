@@ -128,6 +128,21 @@ def decode(
     return np.concatenate([b.rgb for b in engine.decode_stream(chunks, width, height, wanted)])
 
 
+def what_reaches(engine: Engine, chunks: list[LatentChunk], wanted: range) -> list[LatentChunk]:
+    """Of all chunks of a video what `reaching` and `needed_until` ask for, and no more."""
+    geometry = engine.spec.geometry
+    first, last = geometry.latent_of(wanted.start), geometry.latent_of(wanted.stop - 1)
+    reached = engine.reaching(first, *chunks[0].latents.shape[2:])
+    stop = engine.needed_until(last + 1)
+    given = []
+    for number, chunk in enumerate(chunks):
+        latents = range(4 * number, min(4 * number + 4, stop))
+        if latents and latents.stop > reached:
+            frames = range(chunk.frames.start, min(chunk.frames.stop, geometry.frames_of(latents).stop))
+            given.append(replace(chunk, latents=chunk.latents[:, : len(latents)], frames=frames))
+    return given
+
+
 def make_weights() -> None:
     network = random_network()
     network.load_state_dict({n: t.half().float() for n, t in network.state_dict().items()})

@@ -62,7 +62,8 @@ class Borders:
         frames = list(video.unbind(2))
         flows = [flow_of(group.fields[part], video) for part in range(len(OTHERS))]
         for part, (other, flow) in enumerate(zip(OTHERS, flows, strict=True)):
-            frames[other] = moved_back(frames[other], group.fields[part])
+            if group.fields[part].any():
+                frames[other] = moved(frames[other], flow)
             source = self._beside(number, part, flows) if loses(flow, self.size) else None
             if source is not None:
                 frames[other] = filled(frames[other], flow, self.size, *source)

@@ -20,7 +20,7 @@ from cvvae_cli.flow.follow import SCALES, back_from, enlarged, follow
 INWARD = 16  # pixels from the edge of the reference to where a motion was seen, not guessed
 RAMP = 2  # pixels over which one picture passes into the other
 REDUCED = 2  # pixels of a pixel that is followed
-FOLLOWED = SCALES[1:]
+FOLLOWED = SCALES[1:]  # of those: as coarse to begin with as whole pictures are
 WINDOW = 16  # of those, each way, in which there is something to see
 STERNNESS = 6  # of errors, beside how much there is to see: after cuts they are twice of it and more
 NOISE = 10.0  # squared levels: errors far below are none

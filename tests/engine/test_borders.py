@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import CPU
 from pictures import texture
-from tiny import FILLED, REFINED, decode, encode, moving_picture, tiny_spec, write_lossless
+from tiny import FILLED, decode, encode, moving_picture, tiny_spec, what_reaches, write_lossless
 
 from cvvae_cli.access import decode_frames
 from cvvae_cli.codec import encode_file
@@ -35,12 +35,6 @@ def filling(tiny):
     return Engine(spec, Weights(spec).build, CPU)
 
 
-@pytest.fixture
-def refined(tiny):
-    spec = tiny_spec(REFINED)
-    return Engine(spec, Weights(spec).build, CPU)
-
-
 def test_symbols_are_those_of_the_same_model_without_and_pictures_are_not(filling, refined):
     chunks = encode(filling, CLIP, worthless=120.0)
     assert any(chunk.fields.any() for chunk in chunks)
@@ -61,16 +55,7 @@ def test_a_range_is_bit_identical_to_the_whole(filling, monkeypatch, busy, wante
     monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", busy)
     chunks = encode(filling, CLIP, worthless=120.0)
     whole = decode(filling, chunks)
-    geometry = filling.spec.geometry
-    first, last = geometry.latent_of(wanted.start), geometry.latent_of(wanted.stop - 1)
-    reached = filling.reaching(first, *chunks[0].latents.shape[2:])
-    stop = filling.needed_until(last + 1)
-    given = []
-    for number, chunk in enumerate(chunks):
-        latents = range(4 * number, min(4 * number + 4, stop))
-        if latents and latents.stop > reached:
-            frames = range(chunk.frames.start, min(chunk.frames.stop, geometry.frames_of(latents).stop))
-            given.append(replace(chunk, latents=chunk.latents[:, : len(latents)], frames=frames))
+    given = what_reaches(filling, chunks, wanted)
     assert np.array_equal(decode(filling, given, wanted), whole[wanted.start : wanted.stop])
 
 
@@ -113,7 +98,7 @@ def test_what_left_the_picture_comes_back_from_the_groups_beside():
             assert error(whole, frame) < 0.5 * error(plain, frame)
 
 
-def test_a_file_is_decoded_the_same_in_parts_and_gains(filling, refined, tmp_path):
+def test_a_file_is_decoded_the_same_in_parts(filling, tmp_path):
     source, path = tmp_path / "source.mkv", tmp_path / "a.cvl"
     write_lossless(source, CLIP)
     encode_file(source, path, EncodeOptions(model=f"tiny-{FILLED}", device="cpu", dtype="fp32", quality=9))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CPU
-from tiny import REFINED, decode, encode, moving_picture, tiny_spec
+from tiny import REFINED, decode, encode, moving_picture, tiny_spec, what_reaches
 
 from cvvae_cli.access import decode_frames
 from cvvae_cli.codec import encode_file
@@ -20,12 +20,6 @@ from cvvae_cli.models.registry import Weights
 from cvvae_cli.options import EncodeOptions
 
 CLIP = moving_picture(45, 72, 56)
-
-
-@pytest.fixture
-def refined(tiny):
-    spec = tiny_spec(REFINED)
-    return Engine(spec, Weights(spec).build, CPU)
 
 
 @pytest.fixture
@@ -50,16 +44,7 @@ def test_a_range_is_bit_identical_to_the_whole(refined, monkeypatch, busy, wante
     chunks = encode(refined, CLIP, worthless=120.0)
     whole = decode(refined, chunks)
     assert np.array_equal(decode(refined, chunks, wanted), whole[wanted.start : wanted.stop])
-    geometry = refined.spec.geometry
-    first, last = geometry.latent_of(wanted.start), geometry.latent_of(wanted.stop - 1)
-    reached = refined.reaching(first, *chunks[0].latents.shape[2:])
-    stop = refined.needed_until(last + 1)
-    given = []
-    for number, chunk in enumerate(chunks):
-        latents = range(4 * number, min(4 * number + 4, stop))
-        if latents and latents.stop > reached:
-            frames = range(chunk.frames.start, min(chunk.frames.stop, geometry.frames_of(latents).stop))
-            given.append(replace(chunk, latents=chunk.latents[:, : len(latents)], frames=frames))
+    given = what_reaches(refined, chunks, wanted)
     assert np.array_equal(decode(refined, given, wanted), whole[wanted.start : wanted.stop])
 
 
