@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cvvae_cli.bitstream.chunk import LatentCoder, QuantizedCoder, coder_of
+from cvvae_cli.bitstream.detail import Memory, colours_of
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
 from cvvae_cli.container.header import Header
 from cvvae_cli.container.layout import Chunk
@@ -64,7 +65,7 @@ def decoded_chunks(
     channels = header.geometry.channels
     rows, columns = header.geometry.latent_size(*header.size)
 
-    def decoded(chunk: Chunk, latents: range) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def decoded(chunk: Chunk, latents: range) -> tuple[np.ndarray, np.ndarray | None, list[Memory] | None]:
         shape = (channels, len(latents), rows, columns)
         fields = coder.decode_fields(chunk.symbols, shape)
         values = coder.decode(latents.start, chunk.symbols, shape, fields)
@@ -77,11 +78,12 @@ def decoded_chunks(
     for number in range(first, chunks.stop):
         chunk = opening if number == first else cvl.read_chunk(number)
         latents = range(chunk.latents.start, min(chunk.latents.stop, stop))
-        values, fields, detail = decoded(chunk, latents)
+        values, fields, memories = decoded(chunk, latents)
         if number in chunks:
             start = cvl.frames_of(number).start
             frames = range(start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
             pts = np.array(chunk.pts[: len(frames)], np.int64)
+            detail = None if memories is None else colours_of(memories)
             yield LatentChunk(values, frames, pts, fields, detail=detail, level=header.level)
 
 

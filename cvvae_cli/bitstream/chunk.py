@@ -13,7 +13,7 @@ import numpy as np
 
 from cvvae_cli.bitstream.anchors import DetailedCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
-from cvvae_cli.bitstream.detail import DetailCoder, Lack, Memory, colours_of
+from cvvae_cli.bitstream.detail import DetailCoder, Lack, Memory
 from cvvae_cli.bitstream.detail_choice import encode_lacking
 from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
@@ -56,8 +56,8 @@ class LatentCoder(Protocol):
         """Bytes → the fields of latents of that shape."""
         ...
 
-    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray | None:
-        """Of what `decode` was just given: what is added to pictures, int16 (t, 3, H, W), if anything is."""
+    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> list[Memory] | None:
+        """Of what `decode` was just given: what is remembered at each latent frame, if any of it is shown."""
         ...
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:
@@ -106,7 +106,7 @@ class QuantizedCoder:
     def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray | None:
         return None
 
-    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray | None:
+    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> list[Memory] | None:
         return None
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:
@@ -177,12 +177,12 @@ class CoderWithDetail(CoderWithFields):
         self._memory: Memory | None = None
         self._opening: Memory | None = None  # after the first latent frame of the period
 
-    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray | None:
+    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> list[Memory] | None:
         detail, _ = cut(cut(data)[1])
         vectors = self.coder.vectors(in_time(shape))
         memories = self.detail.decode(detail, self._memory_before(first_latent, in_time(shape)), vectors)
         self._remember(first_latent, memories)
-        return colours_of(memories) if detail else None
+        return memories if detail else None
 
     def _encode(self, first_latent: int, scaled: np.ndarray, aligned: Aligned, lacking: Lack | None) -> bytes:
         begins, plan = self.chunks.planned(first_latent, scaled, aligned)

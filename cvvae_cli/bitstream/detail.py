@@ -101,8 +101,8 @@ class Memory:
 
     def colours(self) -> np.ndarray:
         """What is added to red, green and blue: int16 (3, H, W) in 2^-4 levels."""
-        planes = self.picture * self.shown.repeat(SIDE, 0).repeat(SIDE, 1)
-        colours: np.ndarray = np.rint(np.tensordot(COLOURS.T, planes.astype(np.float32), 1)).astype(np.int16)
+        colours = np.zeros_like(self.picture)
+        in_blocks(colours)[self.shown] = np.rint(turned(in_blocks(self.picture)[self.shown], COLOURS.T))
         return colours
 
 
@@ -212,11 +212,12 @@ class DetailCoder(TableCoder):
         """The picture with cosines added in its changed blocks, int16 (3, H, W)."""
         if not len(cosines):
             return picture
-        total = in_blocks(picture).copy()
         sums = transform().T @ (cosines * float(self.step)) @ transform()  # exact: all sums are below 2^53
         sums = np.floor(sums * 0.5 ** (2 * COSINE_BITS) + 0.5)
-        total[changed] = (total[changed] + sums).clip(-LARGEST_PIXEL, LARGEST_PIXEL)
-        return from_blocks(total)
+        total = picture.copy()
+        blocks = in_blocks(total)
+        blocks[changed] = (blocks[changed] + sums).clip(-LARGEST_PIXEL, LARGEST_PIXEL)
+        return total
 
 
 def walked(steps: Steps, residuals_of: Callable[[Prediction, np.ndarray | None], np.ndarray]) -> Memory:
@@ -242,8 +243,8 @@ def followed(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     h, w = picture.shape[1:]
     size, margin = BLOCK * CELL, int(np.abs(vectors).max())
     wide = np.pad(picture, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
-    moved = np.empty_like(picture)
-    for row, column in np.ndindex(*vectors.shape[1:]):
+    moved = picture.copy()
+    for row, column in np.argwhere(vectors.any(0)).tolist():
         down, right = vectors[:, row, column].tolist()
         top, left = size * row, size * column
         bottom, end = min(top + size, h), min(left + size, w)
@@ -301,8 +302,8 @@ def beside(changed: np.ndarray) -> np.ndarray:
 def has_any(picture: np.ndarray) -> np.ndarray:
     """Blocks of a detail picture that hold anything: bool (rows, columns)."""
     _, h, w = picture.shape
-    values = (picture != 0).reshape(PLANES, h // SIDE, SIDE, w // SIDE, SIDE)
-    parts: np.ndarray = np.logical_or.reduce(values, axis=(0, 2, 4))
+    rows = np.bitwise_or.reduce(picture.reshape(PLANES, h // SIDE, SIDE, w), axis=(0, 2))
+    parts: np.ndarray = np.bitwise_or.reduce(rows.reshape(h // SIDE, w // SIDE, SIDE), axis=2) != 0
     return parts
 
 
@@ -354,8 +355,17 @@ def transform() -> np.ndarray:
     return np.where(is_negative, -values, values).astype(np.float64)
 
 
+def turned(pictures: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Pictures (n, 3, H, W) of other planes, each a sum of theirs weighted by a row of `matrix`; float32.
+
+    Not by numpy's matrix product: its threads, once woken, stay awake for a while beside those of torch.
+    """
+    planes = pictures.astype(np.float32)
+    return np.stack([sum(planes[:, k] * row[k] for k in range(PLANES)) for row in matrix], 1)
+
+
 def in_blocks(picture: np.ndarray) -> np.ndarray:
-    """(3, H, W) → (rows, columns, 3, 8, 8)."""
+    """(3, H, W) → (rows, columns, 3, 8, 8), a view."""
     c, h, w = picture.shape
     return picture.reshape(c, h // SIDE, SIDE, w // SIDE, SIDE).transpose(1, 3, 0, 2, 4)
 

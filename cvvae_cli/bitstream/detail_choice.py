@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from cvvae_cli.bitstream.detail import (
     COLOURS,
@@ -25,6 +26,7 @@ from cvvae_cli.bitstream.detail import (
     has_any,
     in_blocks,
     on_diagonal,
+    turned,
 )
 from cvvae_cli.bitstream.motion import between_levels
 from cvvae_cli.bitstream.residuals import CENTER, Prediction
@@ -50,7 +52,7 @@ class DetailChooser:
     def __init__(self, coder: DetailCoder, lacking: Lacking, vectors: list[np.ndarray]) -> None:
         self.coder = coder
         self.price = between_levels(FIRST_PRICE, LAST_PRICE, coder.level)
-        self.lacking = [in_blocks(np.tensordot(COLOURS, picture, 1)) for picture in lacking.pictures]
+        self.lacking = [in_blocks(turned(picture[None], COLOURS)[0]) for picture in lacking.pictures]
         self.counts = counts = lacking.counts
         self.aims = list(self.lacking)
         self.frames = [np.full(each.shape[:2], float(n)) for each, n in zip(self.aims, counts, strict=True)]
@@ -152,7 +154,8 @@ def cosines_of(blocks: np.ndarray) -> np.ndarray:
     number = np.arange(SIDE)
     matrix = np.cos((2 * number + 1) * number[:, None] * np.pi / (2 * SIDE)) / 2
     matrix[0] = 8**-0.5
-    matrix = matrix.astype(np.float32)
-    across = np.ascontiguousarray(blocks).reshape(-1, SIDE) @ matrix.T
-    across = across.reshape(-1, SIDE, SIDE).swapaxes(1, 2).reshape(-1, SIDE) @ matrix.T
-    return across.reshape(*blocks.shape[:3], SIDE, SIDE).swapaxes(3, 4)
+    of_pixels = torch.from_numpy(matrix.astype(np.float32))
+    cosines = torch.from_numpy(np.ascontiguousarray(blocks))
+    for _ in range(2):
+        cosines = functional.linear(cosines, of_pixels).transpose(-1, -2)
+    return cosines.contiguous().numpy()

@@ -85,9 +85,7 @@ class ExactCoder:
     def decode_fields(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray | None:
         return None
 
-    def decode_detail(
-        self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]
-    ) -> np.ndarray | None:
+    def decode_detail(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> None:
         return None
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:
