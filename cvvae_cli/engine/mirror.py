@@ -36,11 +36,14 @@ class Mirror:
         return Lacking((chunk.means - pictures) * np.float32(LEVELS), counts(chunk.frames))
 
     @torch.inference_mode()
-    def means(self, chunk: LatentChunk) -> np.ndarray:
-        """Of the frames of each latent frame as they are decoded, before they are moved back."""
+    def means(self, chunk: LatentChunk, *, refines: bool = True) -> np.ndarray:
+        """Of the frames of each latent frame as they are decoded, before they are moved back.
+
+        With `refines=False`, as the network gives them.
+        """
         seen = shown(chunk.frames)
         parts = []
-        for video in self._decoded(chunk):
+        for video in self._decoded(chunk, refines=refines):
             parts.append(means(video, seen[: video.shape[2] // GROUP]).cpu().numpy())
             seen = seen[video.shape[2] // GROUP :]
         return np.concatenate(parts)
@@ -81,4 +84,6 @@ def added(video: Tensor, detail: np.ndarray) -> Tensor:
     if not detail.any():
         return video
     colours = to_device(detail, video.device).to(torch.float32).div_(LEVELS * 2**DETAIL_BITS)
-    return video.float().clamp(-1, 1) + colours.transpose(0, 1)[None].repeat_interleave(GROUP, 2)
+    shown = video.float().clamp(-1, 1)
+    shown.unflatten(2, (-1, GROUP)).add_(colours.transpose(0, 1)[None, :, :, None])
+    return shown

@@ -21,6 +21,7 @@ from cvvae_cli.flow.align import brightness
 from cvvae_cli.flow.field import GROUP, moved
 from cvvae_cli.flow.follow import back_from, follow
 from cvvae_cli.models.compact import COARSE
+from cvvae_cli.models.layers import Memory
 from cvvae_cli.models.refiner import HIGHEST_LEVEL, Refiner
 from cvvae_cli.types import LatentChunk
 
@@ -39,47 +40,66 @@ class Held:
 
 
 class Refining:
-    """Of a chunk."""
+    """Of consecutive chunks."""
 
-    def __init__(self, refiner: Refiner, chunk: LatentChunk, tiles: list[Tile]) -> None:
-        self.refiner = refiner
-        self.frames = chunk.frames
-        self.level = HIGHEST_LEVEL if chunk.level is None else float(chunk.level)
+    def __init__(self, tiles: list[Tile], *, across: bool) -> None:
+        """`across`: the first latent frame of a chunk learns from the last one of the chunk before."""
         self.tiles = tiles
+        self.across = across
+        self._last: Tensor | None = None  # picture of the chunk before
 
-    def __call__(self, decoded: Iterator[tuple[int, Tensor]], wanted: range) -> Iterator[tuple[int, Tensor]]:
+    def __call__(
+        self, refiner: Refiner, chunk: LatentChunk, decoded: Iterator[tuple[int, Tensor]], wanted: range
+    ) -> Iterator[tuple[int, Tensor]]:
         """Pieces of consecutive latent frames, (1, 3, 4n, H, W), and where in the chunk they begin → the same
         of each wanted latent frame, refined. `decoded` must hold those beside the wanted ones."""
-        shown = mirror.shown(self.frames)
         held: Held | None = None
-        for at, piece in decoded:
-            for number, video in enumerate(torch.split(piece, GROUP, 2), at):
-                picture = mirror.means(video, shown[number : number + 1])
-                before: Neighbour | None = None
-                if held is not None and (held.number in wanted or number in wanted):
-                    there, back = ways_between(held.picture, picture)
-                    before = held.picture, back
-                    if held.number in wanted:
-                        yield held.number, self._refined(held, (picture, there))
-                held = Held(number, video, picture, before)
+        beside, self._last = self._last, None
+        for number, video, picture in pictures_of(chunk, decoded):
+            is_held = held is not None and held.number in wanted
+            before: Neighbour | None = None
+            if beside is not None and (is_held or number in wanted):
+                there, back = ways_between(beside, picture)
+                before = beside, back
+                if held is not None and is_held:
+                    yield held.number, self._refined(refiner, chunk, held, (picture, there))
+            held, beside = Held(number, video, picture, before), picture
         if held is not None and held.number in wanted:
-            yield held.number, self._refined(held, None)
+            yield held.number, self._refined(refiner, chunk, held, None)
+        self._last = beside if self.across else None
 
-    def _refined(self, held: Held, after: Neighbour | None) -> Tensor:
-        differences, known = beside(held.picture, held.before, after)
-        level = known.new_tensor([self.level])
-        run = TiledRunner(lambda x, _: self._run(x, known, level), self.tiles, COARSE, COARSE)
+    def passing(self, chunk: LatentChunk, decoded: Iterator[tuple[int, Tensor]]) -> Iterator[Tensor]:
+        """The frames of a chunk as they come, which the next chunk will learn from."""
+        for _, video, picture in pictures_of(chunk, decoded):
+            yield video
+            self._last = picture if self.across else None
+
+    def _refined(self, refiner: Refiner, chunk: LatentChunk, held: Held, after: Neighbour | None) -> Tensor:
+        differences, known = differences_of(held.picture, held.before, after)
+        level = known.new_tensor([HIGHEST_LEVEL if chunk.level is None else float(chunk.level)])
+
+        def refine(seen: Tensor, _: Memory) -> Tensor:
+            """(1, 9, 1, H, W): a picture and two differences → what to add, (1, 3, 1, H, W)."""
+            picture, *others = torch.split(seen[:, :, 0], 3, 1)
+            added: Tensor = refiner(picture, torch.stack(others, 1), known, level)
+            return added[:, :, None]
+
+        run = TiledRunner(refine, self.tiles, COARSE, COARSE)
         more = run(torch.cat([held.picture[:, None], differences], 1).flatten(1, 2)[:, :, None])
         if not is_finite(more):
-            first, last = self.frames.start, self.frames.stop - 1
+            first, last = chunk.frames.start, chunk.frames.stop - 1
             raise NonFiniteError(f"refining gave NaN or infinity in frames {first} to {last}")
         return held.video.float().clamp(-1, 1) + more
 
-    def _run(self, seen: Tensor, known: Tensor, level: Tensor) -> Tensor:
-        """(1, 9, 1, H, W): a picture and two differences → what to add, (1, 3, 1, H, W)."""
-        picture, *differences = torch.split(seen[:, :, 0], 3, 1)
-        more: Tensor = self.refiner(picture, torch.stack(differences, 1), known, level)
-        return more[:, :, None]
+
+def pictures_of(
+    chunk: LatentChunk, decoded: Iterator[tuple[int, Tensor]]
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Of each latent frame in pieces of a chunk: its number there, its frames, their mean as shown."""
+    shown = mirror.shown(chunk.frames)
+    for at, piece in decoded:
+        for number, video in enumerate(torch.split(piece, GROUP, 2), at):
+            yield number, video, mirror.means(video, shown[number : number + 1])
 
 
 def ways_between(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +108,9 @@ def ways_between(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return there, back_from(there)
 
 
-def beside(picture: Tensor, before: Neighbour | None, after: Neighbour | None) -> tuple[Tensor, Tensor]:
+def differences_of(
+    picture: Tensor, before: Neighbour | None, after: Neighbour | None
+) -> tuple[Tensor, Tensor]:
     """By what the pictures beside one, moved onto it, differ from it; and which of the two there are.
 
     (1, 3, H, W) in [-1, 1] → (1, 2, 3, H, W) and (1, 2).

@@ -32,6 +32,7 @@ from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.flow import align
 from cvvae_cli.models.autoencoder import StreamingAutoencoder, VideoAutoencoder
 from cvvae_cli.models.layers import Memory
+from cvvae_cli.models.refiner import Refiner
 from cvvae_cli.types import FrameBatch, LatentChunk
 
 logger = logging.getLogger("cvvae")
@@ -115,15 +116,22 @@ class Engine(BaseEngine):
         """
         wanted = range(2**62) if frames is None else frames
         runner: TiledRunner | None = None
+        refining: Refining | None = None
         borders = Borders((height, width)) if self.spec.fills_borders else None
         for chunk in chunks:
             if runner is None:
                 runner = self._decoding_runner(*chunk.latents.shape[-2:])
-            for video, pts in self._frames(runner, chunk, wanted, borders):
+                refining = self._refining(*chunk.latents.shape[-2:])
+            for video, pts in self._frames(runner, chunk, wanted, refining, borders):
                 yield FrameBatch(network_to_pixels(video[..., :height, :width], depth), pts)
 
     def _frames(
-        self, runner: TiledRunner, chunk: LatentChunk, wanted: range, borders: Borders | None
+        self,
+        runner: TiledRunner,
+        chunk: LatentChunk,
+        wanted: range,
+        refining: Refining | None,
+        borders: Borders | None,
     ) -> Iterator[tuple[Tensor, np.ndarray]]:
         """The wanted frames of a chunk and their pts, piece by piece."""
         geometry = self.spec.geometry
@@ -132,7 +140,10 @@ class Engine(BaseEngine):
         decoded = self._decoded(runner, chunk, latents)
         if borders is not None:
             decoded = borders.noticing(chunk, first, decoded)
-        for at, video in self._refined(chunk, decoded, latents):
+        if refining is not None:  # and from here on latent frame by latent frame
+            of_chunk = range(latents.start - first, latents.stop - first)
+            decoded = refining(self.network.refiner, chunk, decoded, of_chunk)
+        for at, video in decoded:
             count = video.shape[2] // geometry.frames
             if chunk.detail is not None:
                 video = mirror.added(video, chunk.detail[at : at + count])
@@ -174,17 +185,12 @@ class Engine(BaseEngine):
             count = len(chunk.latents[0, at : at + group])
             yield at, self._finite(runner, x, of_group)[:, :, : geometry.frames * count]
 
-    def _refined(
-        self, chunk: LatentChunk, decoded: Iterator[tuple[int, Tensor]], wanted: range
-    ) -> Iterator[tuple[int, Tensor]]:
-        """What `decoded` gives, refined where the model does that: then latent frame by latent frame."""
-        if self.network.refiner is None:
-            return decoded
-        first = self.spec.geometry.latent_of(chunk.frames.start)
-        latents = range(wanted.start - first, wanted.stop - first)
-        rows, columns = chunk.latents.shape[-2:]
-        halo = -(-self.network.refiner.halo // self.spec.geometry.pixels)
-        return Refining(self.network.refiner, chunk, self._tiles(rows, columns, halo))(decoded, latents)
+    def _refining(self, rows: int, columns: int) -> Refining | None:
+        refiner: Refiner | None = self.network.refiner
+        if refiner is None:
+            return None
+        halo = -(-refiner.halo // self.spec.geometry.pixels)
+        return Refining(self._tiles(rows, columns, halo), across=refiner.across)
 
     def decoder(self, rows: int, columns: int) -> Callable[..., Iterator[Tensor]]:
         """Of consecutive chunks: frames (1, 3, T, H, W) as they are decoded, in order, piece by piece.
@@ -192,12 +198,16 @@ class Engine(BaseEngine):
         Or, with `refines=False`, as the network gives them.
         """
         runner = self._decoding_runner(rows, columns)
+        refining = self._refining(rows, columns)
         everything = range(2**62)
 
         def decode(chunk: LatentChunk, *, refines: bool = True) -> Iterator[Tensor]:
             pieces = self._decoded(runner, chunk, everything)
-            for _, video in self._refined(chunk, pieces, everything) if refines else pieces:
-                yield video
+            if refining is not None and not refines:
+                return refining.passing(chunk, pieces)
+            if refining is not None:
+                pieces = refining(self.network.refiner, chunk, pieces, everything)
+            return (video for _, video in pieces)
 
         return decode
 
@@ -207,16 +217,13 @@ class Engine(BaseEngine):
         return max(0, latent - latent % group - -(-self.spec.decode_context // group) * group)
 
     def needed_until(self, latent: int) -> int:
-        return latent + self._refines_across(latent)
+        return latent + (self.network.refiner is not None and latent % self.spec.chunk_latents > 0)
 
     def _seen_from(self, latent: int) -> int:
         """The first latent frame whose pictures reach into those of one."""
-        reaches = latent > 0 if self.spec.fills_borders else self._refines_across(latent)
-        return latent - reaches
-
-    def _refines_across(self, latent: int) -> bool:
-        """Whether the pictures of a latent frame and of the one before it are refined by each other."""
-        return self.network.refiner is not None and latent % self.spec.chunk_latents > 0
+        refiner: Refiner | None = self.network.refiner
+        is_refined = refiner is not None and (refiner.across or latent % self.spec.chunk_latents > 0)
+        return max(0, latent - (self.spec.fills_borders or is_refined))
 
     def _group(self, rows: int, columns: int) -> int:
         """Latent frames that the network sees at a time."""

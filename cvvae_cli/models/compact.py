@@ -26,7 +26,7 @@ from cvvae_cli.models.layers import (
     unfold,
     zero_init,
 )
-from cvvae_cli.models.refiner import Refiner
+from cvvae_cli.models.refiner import SHAPE, Refiner
 
 TIME = 4  # frames of a group
 FINE = 4  # pixels folded at the fine level, 1/4 resolution
@@ -47,6 +47,9 @@ class CompactConfig:
     time_taps: int = 3  # latent frames that a causal convolution sees
     refiner_width: int = 0  # 0: decoded pictures are not refined
     refiner_layers: int = 0
+    refiner_inner_width: int = 0
+    refiner_inner_layers: int = 0
+    refiner_across: bool = False
 
     @property
     def encode_context(self) -> int:
@@ -150,7 +153,7 @@ class Compact(StreamingAutoencoder):
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
         if self.config.refiner_width:
-            self.refiner = Refiner(self.config.refiner_width, self.config.refiner_layers)
+            self.refiner = Refiner(*(getattr(self.config, f"refiner_{name}") for name in SHAPE))
 
     def compute_in(self, dtype: torch.dtype) -> Self:
         """Use a number type for the network. The linear path stays in fp32: its latents reach dozens of

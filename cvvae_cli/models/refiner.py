@@ -17,24 +17,39 @@ FOLD = 2  # pixels each way that become channels
 HIGHEST_LEVEL = 100.0
 PICTURE_SCALE, DIFFERENCE_SCALE = 2.0, 4.0  # of what the network sees
 RESIDUAL_SCALE = 1 / 16  # of what it adds
+SHAPE = ("width", "layers", "inner_width", "inner_layers", "across")  # its parameters
 DISTRUST = 1.0  # before training a neighbour counts by sigmoid(-this)
 
 
 class Refiner(nn.Module):
-    """3x3 convolutions at half the resolution; its last layer starts at zero."""
+    """3x3 convolutions at half the resolution; its last layer starts at zero.
 
-    def __init__(self, width: int, layers: int) -> None:
+    In their middle there may be `inner` ones, at a quarter of it, that see further.
+    """
+
+    def __init__(
+        self, width: int, layers: int, inner_width: int = 0, inner_layers: int = 0, across: bool = False
+    ) -> None:
+        """`across`: it learnt from neighbours of the chunk before too, so engines give it those."""
         super().__init__()
+        self.across = across
         folded = FOLD * FOLD
         channels = 3 * folded * (1 + NEIGHBOURS) + 1 + NEIGHBOURS
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(layers - 2))
+        self.inner = nn.ModuleList(
+            nn.Conv2d(inner_width, inner_width, 3, padding=1) for _ in range(inner_layers)
+        )
+        if inner_layers:
+            self.down = nn.Conv2d(width, inner_width, FOLD, stride=FOLD)
+            self.up = zero_init(nn.Conv2d(inner_width, width * folded, 1))
         self.head = zero_init(nn.Conv2d(width, (3 + NEIGHBOURS) * folded, 3, padding=1))
 
     @property
     def halo(self) -> int:
         """Pixels around a place that reach into its result."""
-        return FOLD * (len(self.blocks) + 2)
+        coarse = FOLD * (len(self.inner) + 1) if self.inner else 0
+        return FOLD * (len(self.blocks) + 2 + coarse)
 
     def forward(self, picture: Tensor, differences: Tensor, known: Tensor, level: Tensor) -> Tensor:
         """What to add to pictures (B, 3, H, W) in [-1, 1], H and W even.
@@ -49,8 +64,16 @@ class Refiner(nn.Module):
         wide = planes[..., None, None].expand(-1, -1, *folded.shape[2:])
         x = torch.cat([folded, wide], 1).contiguous(memory_format=torch.channels_last)
         x = functional.silu(self.stem(x))
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
+            if 2 * number == len(self.blocks) and self.inner:
+                x = x + self._inner(x)
             x = x + functional.silu(block(x))
         out = functional.pixel_shuffle(self.head(x).float(), FOLD)
         trust = torch.sigmoid(out[:, 3:] - DISTRUST)[:, :, None]
         return RESIDUAL_SCALE * out[:, :3] + (trust * differences).sum(1)
+
+    def _inner(self, x: Tensor) -> Tensor:
+        y = self.down(x)
+        for block in self.inner:
+            y = y + block(functional.silu(y))
+        return functional.pixel_shuffle(self.up(functional.silu(y)), FOLD)

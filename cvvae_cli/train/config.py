@@ -142,6 +142,9 @@ class RefinerSection:
 
     width: int = 32
     layers: int = 6
+    inner_width: int = 0
+    inner_layers: int = 0
+    across: bool = False  # the first latent frame of a chunk learns from the one before it
     clips: int = 400
     frames: int = 25
     size: int = 256

@@ -18,6 +18,7 @@ from cvvae_cli.bitstream.chunk import which_aligned
 from cvvae_cli.bitstream.flow import FREQUENCIES
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.models.compact import Compact
+from cvvae_cli.models.refiner import SHAPE
 from cvvae_cli.models.registry import NETWORK_PREFIX, Weights, find_model
 from cvvae_cli.train.aligned import onto_references
 from cvvae_cli.train.coder import Coder
@@ -50,9 +51,9 @@ def export_refiner(trainee: RefinerTrainee, config: TrainConfig, path: Path) -> 
     """Write the refiner alone, fp16: its file names the model whose other tensors it goes with."""
     assert config.start is not None
     base = find_model(config.start)
-    section = {"refiner_width": config.refiner.width, "refiner_layers": config.refiner.layers}
+    section = {f"refiner_{name}": getattr(config.refiner, name) for name in SHAPE}
     arrays = network_arrays(trainee.refiner, NETWORK_PREFIX + "refiner.")
-    write(path, arrays, config, Weights(base).config | section, base=base.name)
+    write(path, arrays, config, Weights(base).config | section, base=base.base or base.name)
 
 
 def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_CLIPS) -> None:

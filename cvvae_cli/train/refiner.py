@@ -22,14 +22,14 @@ from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.engine.base import network_to_pixels
 from cvvae_cli.engine.device import choose_placement
 from cvvae_cli.engine.mirror import Mirror
-from cvvae_cli.engine.refining import beside, ways_between
+from cvvae_cli.engine.refining import differences_of, ways_between
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
-from cvvae_cli.models.refiner import Refiner
+from cvvae_cli.models.refiner import SHAPE, Refiner
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
 from cvvae_cli.train.config import Stage, TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise, psnr_of_mse
-from cvvae_cli.train.trainee import Figures, Trainee
+from cvvae_cli.train.trainee import Figures, Trainee, autocast_for
 from cvvae_cli.types import FrameBatch
 
 FIRST_STEP = 30_000_000  # samples that no other training step has seen, from the same clips
@@ -55,7 +55,11 @@ class Sample:
 class Decoded:
     """Makes samples with a finished model."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights, device: torch.device) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: Weights, device: torch.device, *, across: bool = False
+    ) -> None:
+        """`across`: the first latent frame of a chunk has that before it as a neighbour."""
+        self.across = across
         self.spec = spec
         self.weights = weights
         self.device = device
@@ -68,13 +72,15 @@ class Decoded:
         encoder, decoder = self._coder(level), self._coder(level)
         mirror = Mirror(self.engine, level)
         batch = FrameBatch(rgb, np.arange(len(rgb)))
-        parts, first_latent = [], 0
+        parts, first_latent, last = [], 0, None
         for chunk in self.engine.encode_stream([batch], worthless=worthless(level), keeps_means=True):
             data = encoder.encode(first_latent, chunk.latents, chunk.fields)
             values = decoder.decode(first_latent, data, chunk.latents.shape, chunk.fields)
-            pictures = torch.from_numpy(mirror.means(replace(chunk, latents=values, level=level)))
+            seen = mirror.means(replace(chunk, latents=values, level=level), refines=False)
+            pictures = torch.from_numpy(seen)
             wanted = torch.from_numpy(chunk.means) - pictures
-            parts.append((pictures, *neighbours(pictures.to(self.device)), wanted))
+            parts.append((pictures, *neighbours(pictures.to(self.device), last), wanted))
+            last = pictures[-1:].to(self.device) if self.across else None
             first_latent += len(pictures)
         pictures, differences, known, wanted = (torch.cat(each) for each in zip(*parts, strict=True))
         return Sample(pictures.half(), differences.half(), wanted.half(), known, level)
@@ -84,13 +90,16 @@ class Decoded:
         return coder_of(spec.coder, weights.arrays, weights.gain_and_step(level), level, spec.period)
 
 
-def neighbours(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the pictures (t, 3, H, W) of a chunk: what `beside` says of each, on the CPU."""
-    every = pictures.split(1)
+def neighbours(pictures: Tensor, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Of the pictures (t, 3, H, W) of a chunk: what `differences_of` says of each, on the CPU.
+
+    `last` (1, 3, H, W) is the last picture of the chunk before.
+    """
+    every = pictures.split(1) if last is None else [last, *pictures.split(1)]
     ways = [ways_between(one, other) for one, other in pairwise(every)]
     before = [None, *((picture, back) for picture, (_, back) in zip(every, ways, strict=False))]
     after = [*((picture, there) for picture, (there, _) in zip(every[1:], ways, strict=True)), None]
-    found = [beside(*each) for each in zip(every, before, after, strict=True)]
+    found = [differences_of(*each) for each in zip(every, before, after, strict=True)][-len(pictures) :]
     differences, known = (torch.cat(each).cpu() for each in zip(*found, strict=True))
     return differences, known
 
@@ -106,15 +115,27 @@ class RefinerTrainee(Trainee):
         spec = find_model(config.start)
         if spec.levels is None:
             raise ConfigError(f"{spec.name} has no quality levels", hint="start with a model that has")
-        self._frozen["decoded"] = Decoded(spec, Weights(spec), device)
+        section = config.refiner
+        self._frozen["decoded"] = Decoded(spec, Weights(spec), device, across=section.across)
         self._frozen["samples"] = {}
-        self.refiner = Refiner(config.refiner.width, config.refiner.layers)
+        self.refiner = Refiner(*(getattr(section, name) for name in SHAPE))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.refiner.parameters()), "lr": self.config.schedule.learning_rate}]
 
     def start(self, sampler: ClipSampler) -> None:
-        """As it was built: what it adds is little."""
+        """As the model's own refiner, if it has one: what is new adds nothing. Else as it was built."""
+        decoded: Decoded = self._frozen["decoded"]
+        own = decoded.weights.build().refiner
+        if own is None:
+            return
+        try:
+            self.refiner.load_state_dict(own.state_dict(), strict=False)
+        except RuntimeError:
+            raise ConfigError(
+                f"the refiner of {decoded.spec.name} has other widths",
+                hint="keep width and layers, or start with a model that has none",
+            ) from None
 
     def batch(self, sampler: ClipSampler, step: int, places: range, stage: Stage) -> Tensor:
         """Pieces of samples, (B, 15, S, S): see PLANES."""
@@ -160,7 +181,8 @@ class RefinerTrainee(Trainee):
         """The mean over the pieces of the logarithm of the error that is left, as in a mean of PSNRs."""
         picture, differences, wanted, known, level = video.split(PLANES, 1)
         differences = differences.unflatten(1, (2, 3))
-        more = self.refiner(picture, differences, known[..., 0, 0], level[:, 0, 0, 0])
+        with autocast_for(video.device):
+            more = self.refiner(picture, differences, known[..., 0, 0], level[:, 0, 0, 0])
         before, after = (error.square().mean((1, 2, 3)) + UNSEEN for error in (wanted, wanted - more))
         loss = (after / before).log().mean()
         gain = -10 / math.log(10) * loss.item()

@@ -209,7 +209,7 @@ def test_letters_at_rest_are_far_sharper(lossless, tmp_path):
     assert found[True][1] < 6 * found[False][1]
 
 
-@pytest.fixture(params=["tiny-8", "tiny-9"], ids=["plain", "refined"])
+@pytest.fixture(params=["tiny-8", "tiny-9", "tiny-11"], ids=["plain", "refined", "across"])
 def options(request):
     return replace(OPTIONS, model=request.param)
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import CPU
-from tiny import REFINED, decode, encode, moving_picture, tiny_spec, what_reaches
+from tiny import ACROSS, REFINED, decode, encode, moving_picture, tiny_spec, what_reaches
 
 from cvvae_cli.access import decode_frames
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.mirror import Mirror
-from cvvae_cli.engine.refining import beside, ways_between
+from cvvae_cli.engine.refining import differences_of, ways_between
 from cvvae_cli.engine.stream import Engine, EngineOptions
 from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.latents import read_latents
@@ -20,6 +20,12 @@ from cvvae_cli.models.registry import Weights
 from cvvae_cli.options import EncodeOptions
 
 CLIP = moving_picture(45, 72, 56)
+
+
+@pytest.fixture(params=[REFINED, ACROSS], ids=["within chunks", "across chunks"])
+def refined(tiny, request):
+    spec = tiny_spec(request.param)
+    return Engine(spec, Weights(spec).build, CPU)
 
 
 @pytest.fixture
@@ -48,11 +54,31 @@ def test_a_range_is_bit_identical_to_the_whole(refined, monkeypatch, busy, wante
     assert np.array_equal(decode(refined, given, wanted), whole[wanted.start : wanted.stop])
 
 
-def test_a_part_needs_no_chunk_more_than_it_would_without(refined, plain):
-    for latent in (0, 4, 8):
-        assert refined.reaching(latent, 7, 9) == plain.reaching(latent, 7, 9)
-        assert refined.needed_until(latent) == latent
-    assert refined.needed_until(6) == 7
+def test_a_part_needs_one_latent_frame_more_and_none_of_the_next_chunk(refined, plain, monkeypatch):
+    monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", 1)
+    size = (7, 9)
+    for latent in range(12):
+        is_seen = latent > 0 if refined.network.refiner.across else latent % 4 > 0
+        assert refined.reaching(latent, *size) == plain.reaching(latent - is_seen, *size)
+        assert refined.needed_until(latent) == latent + (latent % 4 > 0)
+
+
+def test_only_the_first_latent_frame_of_a_chunk_learns_from_the_chunk_before(tiny):
+    spec = tiny_spec(ACROSS)
+    across, within = (Engine(spec, Weights(spec).build, CPU) for _ in range(2))
+    within.network.refiner.across = False
+    chunks = encode(across, CLIP)
+    differs = (decode(across, chunks) != decode(within, chunks)).any(axis=(1, 2, 3))
+    assert np.flatnonzero(differs).tolist() == [*range(13, 17), *range(29, 33)]
+
+
+def test_a_mirror_that_learnt_of_a_chunk_lacks_what_one_that_decoded_it_does(refined):
+    chunks = encode(refined, CLIP)
+    whole, resumed = Mirror(refined, 50), Mirror(refined, 50)
+    expected = [whole.lacking(chunk, chunk.latents).pictures for chunk in chunks]
+    for chunk in chunks[:2]:
+        resumed.learn(chunk)
+    assert np.array_equal(resumed.lacking(chunks[2], chunks[2].latents).pictures, expected[2])
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4, 5, 13, 14, 17])
@@ -98,13 +124,13 @@ def test_neighbours_are_moved_onto_a_picture_and_ends_have_one():
     picture, moved = wide[..., 8:-8, 8:-8], wide[..., 5:-11, 12:-4]
     there, back = ways_between(picture, moved)
     assert (there + back)[..., 16:-16, 16:-16].abs().mean() < 0.1
-    differences, known = beside(picture, (moved, there), None)
+    differences, known = differences_of(picture, (moved, there), None)
     assert known.tolist() == [[1, 0]]
     assert not differences[:, 1].any()
     inner = slice(16, -16)
     left = differences[0, 0, :, inner, inner].square().mean()
     assert left < 0.1 * (moved - picture)[..., inner, inner].square().mean()
-    assert beside(picture, None, None)[1].tolist() == [[0, 0]]
+    assert differences_of(picture, None, None)[1].tolist() == [[0, 0]]
 
 
 def test_numbers_that_are_none_are_refused(refined):
@@ -115,7 +141,7 @@ def test_numbers_that_are_none_are_refused(refined):
 
 def test_a_file_is_decoded_the_same_in_parts_and_again_with_detail(refined, tmp_path, clip):
     path = tmp_path / "a.cvl"
-    encode_file(clip, path, EncodeOptions(model=f"tiny-{REFINED}", device="cpu", dtype="fp32", quality=8))
+    encode_file(clip, path, EncodeOptions(model=refined.spec.name, device="cpu", dtype="fp32", quality=8))
     weights = Weights(refined.spec)
     with open_cvl(path) as cvl:
         assert {chunk.level for chunk in read_latents(cvl, weights)} == {80}

@@ -95,6 +95,37 @@ def test_samples_are_what_the_coder_of_the_base_gives(config):
     assert not sample.differences[sample.known == 0].any()
 
 
+def test_across_chunks_the_first_latent_frame_of_each_has_the_one_before_it(config):
+    config = replace(config, refiner=replace(config.refiner, across=True))
+    trainee = RefinerTrainee(config, CPU)
+    sampler = ClipSampler(find_sources(config.data.folders), config.data, 0)
+    sample = trainee._frozen["decoded"].sample(sampler.batch(0, 1, 21, 64), 40)
+    assert sample.known.tolist() == [[0, 1], [1, 1], [1, 1], [1, 0], [1, 1], [1, 0]]
+    assert sample.differences[4, 0].any()
+
+
+def test_a_run_goes_on_with_the_refiner_of_its_model(config, tmp_path):
+    section = replace(config.refiner, inner_width=8, inner_layers=1, across=True)
+    config = replace(config, start="tiny-9", refiner=section)
+    trainee = RefinerTrainee(config, CPU)
+    trainee.start(ClipSampler(find_sources(config.data.folders), config.data, 0))
+    own = Weights(find_model("tiny-9")).build().refiner
+    inputs = torch.rand(1, 3, 16, 16), torch.rand(1, 2, 3, 16, 16), torch.ones(1, 2), torch.tensor([40.0])
+    assert torch.allclose(trainee.refiner(*inputs), own(*inputs), atol=1e-6)
+    export(trainee, config, tmp_path / "w.safetensors")
+    spec = find_model_or_file(str(tmp_path / "w.safetensors"))
+    assert spec.base == "tiny-8"  # not the model whose refiner it replaces
+    refiner = Weights(spec).build().refiner
+    assert refiner.across
+    assert torch.allclose(refiner(*inputs), own(*inputs), atol=1e-3)
+
+
+def test_a_refiner_of_other_widths_cannot_go_on(config):
+    config = replace(config, start="tiny-9", refiner=replace(config.refiner, width=16))
+    with pytest.raises(ConfigError, match="other widths"):
+        RefinerTrainee(config, CPU).start(ClipSampler(find_sources(config.data.folders), config.data, 0))
+
+
 def test_pieces_depend_on_seed_step_and_place_alone(config):
     sampler = ClipSampler(find_sources(config.data.folders), config.data, 0)
     stage = config.schedule.stages[0]
