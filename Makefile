@@ -63,9 +63,10 @@ graphics: $(READY) ## Draw clips of text and full colours, and measure the defau
 	$(BIN)/python tests/tools/draw_clips.py runs/drawn
 	$(BIN)/cvvae bench --dataset runs/drawn -q 1,4,7,10 --baseline x264:medium --metrics psnr_db
 
-train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/compact and runs/refiner.
+train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/.
 	$(BIN)/cvvae train --recipe compact-8 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-8.safetensors --force
 	$(BIN)/cvvae train --recipe compact-9 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/refiner --export runs/compact-9.safetensors --force
+	$(BIN)/cvvae train --recipe compact-11 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/refiner-11 --export runs/compact-11.safetensors --force
 
 compat: $(READY) ## Measure compact-flux2 against the image VAE at IMAGE_VAE (ten minutes).
 	$(BIN)/python tests/tools/compat.py report $(DATA) $(IMAGE_VAE) $(COMPAT)

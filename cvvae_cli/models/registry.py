@@ -195,6 +195,13 @@ MODELS: dict[str, ModelSpec] = {
         ),
         COMPACT_9,
         replace(COMPACT_9, name="compact-10", fills_borders=True),
+        replace(
+            COMPACT_9,
+            name="compact-11",
+            weights_file="compact-11.safetensors",
+            weights_sha256="2a7b0fb088ff37125e215350387bedd9f06aacb66ea459b3a1e4b0e2b7e4f8e4",
+            fills_borders=True,
+        ),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
         latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
@@ -216,7 +223,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-10", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-11", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:
