@@ -85,5 +85,5 @@ def added(video: Tensor, detail: np.ndarray) -> Tensor:
         return video
     colours = to_device(detail, video.device).to(torch.float32).div_(LEVELS * 2**DETAIL_BITS)
     shown = video.float().clamp(-1, 1)
-    shown.unflatten(2, (-1, GROUP)).add_(colours.transpose(0, 1)[None, :, :, None])
+    torch.unflatten(shown, 2, (-1, GROUP)).add_(colours.transpose(0, 1)[None, :, :, None])
     return shown

@@ -31,7 +31,7 @@ Neighbour = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Held:
-    """A latent frame that waits for the one after it."""
+    """A wanted latent frame that waits for the one after it."""
 
     number: int
     video: Tensor  # (1, 3, 4, H, W)
@@ -42,10 +42,8 @@ class Held:
 class Refining:
     """Of consecutive chunks."""
 
-    def __init__(self, tiles: list[Tile], *, across: bool) -> None:
-        """`across`: the first latent frame of a chunk learns from the last one of the chunk before."""
+    def __init__(self, tiles: list[Tile]) -> None:
         self.tiles = tiles
-        self.across = across
         self._last: Tensor | None = None  # picture of the chunk before
 
     def __call__(
@@ -54,25 +52,27 @@ class Refining:
         """Pieces of consecutive latent frames, (1, 3, 4n, H, W), and where in the chunk they begin → the same
         of each wanted latent frame, refined. `decoded` must hold those beside the wanted ones."""
         held: Held | None = None
-        beside, self._last = self._last, None
+        beside, self._last = self._last if refiner.across else None, None
         for number, video, picture in pictures_of(chunk, decoded):
-            is_held = held is not None and held.number in wanted
             before: Neighbour | None = None
-            if beside is not None and (is_held or number in wanted):
+            if beside is not None and (held is not None or number in wanted):
                 there, back = ways_between(beside, picture)
                 before = beside, back
-                if held is not None and is_held:
+                if held is not None:
                     yield held.number, self._refined(refiner, chunk, held, (picture, there))
-            held, beside = Held(number, video, picture, before), picture
-        if held is not None and held.number in wanted:
+            held = Held(number, video, picture, before) if number in wanted else None
+            beside = picture
+        if held is not None:
             yield held.number, self._refined(refiner, chunk, held, None)
-        self._last = beside if self.across else None
+        self._last = beside
 
     def passing(self, chunk: LatentChunk, decoded: Iterator[tuple[int, Tensor]]) -> Iterator[Tensor]:
         """The frames of a chunk as they come, which the next chunk will learn from."""
-        for _, video, picture in pictures_of(chunk, decoded):
-            yield video
-            self._last = picture if self.across else None
+        piece: Tensor | None = None
+        for _, piece in decoded:
+            yield piece
+        if piece is not None:
+            self._last = mirror.means(piece[:, :, -GROUP:], mirror.shown(chunk.frames)[-1:])
 
     def _refined(self, refiner: Refiner, chunk: LatentChunk, held: Held, after: Neighbour | None) -> Tensor:
         differences, known = differences_of(held.picture, held.before, after)

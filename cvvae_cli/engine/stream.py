@@ -190,7 +190,7 @@ class Engine(BaseEngine):
         if refiner is None:
             return None
         halo = -(-refiner.halo // self.spec.geometry.pixels)
-        return Refining(self._tiles(rows, columns, halo), across=refiner.across)
+        return Refining(self._tiles(rows, columns, halo))
 
     def decoder(self, rows: int, columns: int) -> Callable[..., Iterator[Tensor]]:
         """Of consecutive chunks: frames (1, 3, T, H, W) as they are decoded, in order, piece by piece.

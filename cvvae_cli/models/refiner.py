@@ -64,9 +64,12 @@ class Refiner(nn.Module):
         wide = planes[..., None, None].expand(-1, -1, *folded.shape[2:])
         x = torch.cat([folded, wide], 1).contiguous(memory_format=torch.channels_last)
         x = functional.silu(self.stem(x))
-        for number, block in enumerate(self.blocks):
-            if 2 * number == len(self.blocks) and self.inner:
-                x = x + self._inner(x)
+        middle = len(self.blocks) // 2
+        for block in self.blocks[:middle]:
+            x = x + functional.silu(block(x))
+        if self.inner:
+            x = x + self._inner(x)
+        for block in self.blocks[middle:]:
             x = x + functional.silu(block(x))
         out = functional.pixel_shuffle(self.head(x).float(), FOLD)
         trust = torch.sigmoid(out[:, 3:] - DISTRUST)[:, :, None]

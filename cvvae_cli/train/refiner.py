@@ -99,7 +99,8 @@ def neighbours(pictures: Tensor, last: Tensor | None = None) -> tuple[Tensor, Te
     ways = [ways_between(one, other) for one, other in pairwise(every)]
     before = [None, *((picture, back) for picture, (_, back) in zip(every, ways, strict=False))]
     after = [*((picture, there) for picture, (there, _) in zip(every[1:], ways, strict=True)), None]
-    found = [differences_of(*each) for each in zip(every, before, after, strict=True)][-len(pictures) :]
+    with_neighbours = list(zip(every, before, after, strict=True))[-len(pictures) :]
+    found = [differences_of(*each) for each in with_neighbours]
     differences, known = (torch.cat(each).cpu() for each in zip(*found, strict=True))
     return differences, known
 

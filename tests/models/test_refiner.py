@@ -11,7 +11,10 @@ def inputs(size=32, seed=0):
     return picture, differences, torch.ones(1, 2), torch.tensor([50.0])
 
 
-@pytest.fixture(params=[(8, 4), (8, 4, 16, 2)], ids=["flat", "with inner layers"])
+SHAPES = {"flat": (8, 4), "with inner layers": (8, 4, 16, 2), "between an odd number": (8, 5, 16, 2)}
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
 def shape(request):
     return request.param
 
@@ -39,6 +42,14 @@ def test_a_neighbour_that_is_missing_is_not_followed_and_its_lack_is_known(train
     assert not torch.allclose(without, trained(picture, alone, known, level))
     nothing = torch.zeros_like(differences)
     assert torch.isfinite(trained(picture, nothing, torch.zeros(1, 2), level)).all()
+
+
+@pytest.mark.parametrize("layers", [2, 3, 4, 5])
+def test_inner_layers_take_part_whatever_the_number_of_others(layers):
+    refiner = Refiner(8, layers, 16, 2)
+    torch.nn.init.normal_(refiner.head.weight, std=0.1)
+    refiner(*inputs()).sum().backward()
+    assert refiner.up.weight.grad is not None
 
 
 def test_the_halo_is_as_far_as_it_sees(trained):
