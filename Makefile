@@ -67,6 +67,7 @@ train: $(READY) ## Train the default model on DATA/train again (hours); resumes 
 	$(BIN)/cvvae train --recipe compact-8 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-8.safetensors --force
 	$(BIN)/cvvae train --recipe compact-9 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/refiner --export runs/compact-9.safetensors --force
 	$(BIN)/cvvae train --recipe compact-11 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/refiner-11 --export runs/compact-11.safetensors --force
+	$(BIN)/cvvae train --recipe compact-12 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/joiner-12 --export runs/compact-12.safetensors --force
 
 compat: $(READY) ## Measure compact-flux2 against the image VAE at IMAGE_VAE (ten minutes).
 	$(BIN)/python tests/tools/compat.py report $(DATA) $(IMAGE_VAE) $(COMPAT)

@@ -37,6 +37,7 @@ CODERS = (
 REFINED = len(CODERS) + 1  # the number of the tiny model with a refiner
 FILLED = REFINED + 1  # and of the one that takes what its groups lost from those beside
 ACROSS = FILLED + 1  # and of the one whose refiner sees farther, and the chunk before
+JOINED = ACROSS + 1  # and of the one with a joiner
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
     latent_channels=4, fine_channels=8, coarse_channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
@@ -47,7 +48,7 @@ def tiny_spec(number: int = 1) -> ModelSpec:
     """A tiny model, like one of the registry: tiny-1 with `context-1`, tiny-2 to -8 `prior-1` to `-7`.
 
     The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner, tiny-10
-    is tiny-9 that fills borders, tiny-11 fills them too and has another refiner.
+    is tiny-9 that fills borders, tiny-11 fills them too and has another refiner, tiny-12 a joiner as well.
     """
     name, file = f"tiny-{number}", f"tiny-{REFINED if number == FILLED else number}.safetensors"
     data = (GOLDEN / file).read_bytes()
@@ -161,16 +162,21 @@ def make_weights() -> None:
 
 
 def make_refiner_weights(number: int) -> None:
-    """tiny-9, or -11: a refiner that follows its neighbours by about a half, and adds something else."""
+    """tiny-9, -11 or -12: refiners that follow neighbours by about a half, and add something else."""
     config = replace(CONFIG, refiner_width=8, refiner_layers=3)
-    if number == ACROSS:
+    if number == JOINED:
+        config = replace(config, joiner_width=8, joiner_layers=3)
+    if number >= ACROSS:
         inner = {"refiner_inner_width": 8, "refiner_inner_layers": 1, "refiner_across": True}
         config = replace(config, refiner_layers=4, **inner)
     network = random_network(config, seed=number)
-    assert network.refiner is not None
-    network.refiner.head.weight.data.mul_(0.3)
-    state = network.refiner.state_dict()
-    arrays = {f"{NETWORK_PREFIX}refiner.{n}": t.half().contiguous().numpy() for n, t in state.items()}
+    arrays = {}
+    for part in ("refiner", "joiner"):
+        if (refiner := getattr(network, part)) is None:
+            continue
+        refiner.head.weight.data.mul_(0.3)
+        state = refiner.state_dict()
+        arrays |= {f"{NETWORK_PREFIX}{part}.{n}": t.half().contiguous().numpy() for n, t in state.items()}
     metadata = {"model": f"tiny-{number}", "base": "tiny-8", "config": json.dumps(config.to_dict())}
     (GOLDEN / f"tiny-{number}.safetensors").write_bytes(save(arrays, metadata))
 

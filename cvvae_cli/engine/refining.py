@@ -76,7 +76,7 @@ class Refining:
 
     def _refined(self, refiner: Refiner, chunk: LatentChunk, held: Held, after: Neighbour | None) -> Tensor:
         differences, known = differences_of(held.picture, held.before, after)
-        level = known.new_tensor([HIGHEST_LEVEL if chunk.level is None else float(chunk.level)])
+        level = as_level(chunk.level, known)
 
         def refine(seen: Tensor, _: Memory) -> Tensor:
             """(1, 9, 1, H, W): a picture and two differences → what to add, (1, 3, 1, H, W)."""
@@ -86,10 +86,19 @@ class Refining:
 
         run = TiledRunner(refine, self.tiles, COARSE, COARSE)
         more = run(torch.cat([held.picture[:, None], differences], 1).flatten(1, 2)[:, :, None])
-        if not is_finite(more):
-            first, last = chunk.frames.start, chunk.frames.stop - 1
-            raise NonFiniteError(f"refining gave NaN or infinity in frames {first} to {last}")
-        return held.video.float().clamp(-1, 1) + more
+        return held.video.float().clamp(-1, 1) + checked(more, chunk.frames.start)
+
+
+def as_level(level: int | None, like: Tensor) -> Tensor:
+    """A quality in tenths as a refiner takes it, (1,); None: latents that are not rounded."""
+    return like.new_tensor([HIGHEST_LEVEL if level is None else float(level)])
+
+
+def checked(added: Tensor, frame: int) -> Tensor:
+    """What a refiner adds to pictures, from a frame of the video on. Raises NonFiniteError."""
+    if not is_finite(added):
+        raise NonFiniteError(f"refining gave NaN or infinity from frame {frame} on")
+    return added
 
 
 def pictures_of(

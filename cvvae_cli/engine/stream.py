@@ -25,11 +25,13 @@ from cvvae_cli.engine.base import (
 )
 from cvvae_cli.engine.borders import Borders
 from cvvae_cli.engine.device import keep_freed_memory
+from cvvae_cli.engine.joints import Joints, Shown
 from cvvae_cli.engine.plan import Tile, group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.refining import Refining
 from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.flow import align
+from cvvae_cli.flow.border import Size
 from cvvae_cli.models.autoencoder import StreamingAutoencoder, VideoAutoencoder
 from cvvae_cli.models.layers import Memory
 from cvvae_cli.models.refiner import Refiner
@@ -115,15 +117,38 @@ class Engine(BaseEngine):
         at full scale if `depth` is above 8 bits, else uint8.
         """
         wanted = range(2**62) if frames is None else frames
+        for shown in self._joined(self.unjoined(chunks, wanted, (height, width)), wanted):
+            part = shown.part(wanted)
+            if part.frames:
+                yield FrameBatch(network_to_pixels(part.video[..., :height, :width], depth), part.pts)
+
+    def _joined(self, groups: Iterator[Shown], wanted: range) -> Iterator[Shown]:
+        """Frames, piece by piece; with a joiner, those where groups meet have learnt from each other."""
+        joints: Joints | None = None
+        for group in groups:
+            joiner: Refiner | None = self.network.joiner
+            if joiner is None:
+                yield group
+                continue
+            if joints is None:
+                pixels = self.spec.geometry.pixels
+                rows, columns = (length // pixels for length in group.video.shape[-2:])
+                joints = Joints(self._refiner_tiles(joiner, rows, columns))
+            yield from joints(joiner, group, wanted)
+        if joints is not None:
+            yield from joints.end()
+
+    def unjoined(self, chunks: Iterable[LatentChunk], wanted: range, size: Size) -> Iterator[Shown]:
+        """Frames of consecutive chunks before they are joined, piece by piece: the wanted ones, and what is
+        decoded along with them. `size`: rows and columns of the true picture."""
         runner: TiledRunner | None = None
         refining: Refining | None = None
-        borders = Borders((height, width)) if self.spec.fills_borders else None
+        borders = Borders(size) if self.spec.fills_borders else None
         for chunk in chunks:
             if runner is None:
                 runner = self._decoding_runner(*chunk.latents.shape[-2:])
                 refining = self._refining(*chunk.latents.shape[-2:])
-            for video, pts in self._frames(runner, chunk, wanted, refining, borders):
-                yield FrameBatch(network_to_pixels(video[..., :height, :width], depth), pts)
+            yield from self._frames(runner, chunk, wanted, refining, borders)
 
     def _frames(
         self,
@@ -132,8 +157,7 @@ class Engine(BaseEngine):
         wanted: range,
         refining: Refining | None,
         borders: Borders | None,
-    ) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """The wanted frames of a chunk and their pts, piece by piece."""
+    ) -> Iterator[Shown]:
         geometry = self.spec.geometry
         first = geometry.latent_of(chunk.frames.start)
         latents = range(geometry.latent_of(wanted.start), geometry.latent_of(wanted.stop - 1) + 1)
@@ -141,8 +165,8 @@ class Engine(BaseEngine):
         if borders is not None:
             decoded = borders.noticing(chunk, first, decoded)
         if refining is not None:  # and from here on latent frame by latent frame
-            of_chunk = range(latents.start - first, latents.stop - first)
-            decoded = refining(self.network.refiner, chunk, decoded, of_chunk)
+            start, stop = latents.start - self._joins, latents.stop + self._joins
+            decoded = refining(self.network.refiner, chunk, decoded, range(start - first, stop - first))
         for at, video in decoded:
             count = video.shape[2] // geometry.frames
             if chunk.detail is not None:
@@ -153,11 +177,10 @@ class Engine(BaseEngine):
                 video = align.restore(video, chunk.fields[at : at + count])
             of_piece = geometry.frames_of(range(first + at, first + at + count))
             begin = of_piece.stop - geometry.frames * count  # below 0 in the first piece of a video
-            stop = min(chunk.frames.stop, of_piece.stop, wanted.stop)
-            keep = range(max(of_piece.start, wanted.start), stop)
-            if keep:
-                pts = chunk.pts[keep.start - chunk.frames.start : keep.stop - chunk.frames.start]
-                yield video[:, :, keep.start - begin : keep.stop - begin], pts
+            frames = range(of_piece.start, min(chunk.frames.stop, of_piece.stop))
+            pts = chunk.pts[frames.start - chunk.frames.start : frames.stop - chunk.frames.start]
+            seen = video[:, :, frames.start - begin : frames.stop - begin]
+            yield Shown(frames, seen, pts, chunk.level)
 
     def _decoded(
         self, runner: TiledRunner, chunk: LatentChunk, wanted: range
@@ -189,8 +212,10 @@ class Engine(BaseEngine):
         refiner: Refiner | None = self.network.refiner
         if refiner is None:
             return None
-        halo = -(-refiner.halo // self.spec.geometry.pixels)
-        return Refining(self._tiles(rows, columns, halo))
+        return Refining(self._refiner_tiles(refiner, rows, columns))
+
+    def _refiner_tiles(self, refiner: Refiner, rows: int, columns: int) -> list[Tile]:
+        return self._tiles(rows, columns, -(-refiner.halo // self.spec.geometry.pixels))
 
     def decoder(self, rows: int, columns: int) -> Callable[..., Iterator[Tensor]]:
         """Of consecutive chunks: frames (1, 3, T, H, W) as they are decoded, in order, piece by piece.
@@ -217,10 +242,17 @@ class Engine(BaseEngine):
         return max(0, latent - latent % group - -(-self.spec.decode_context // group) * group)
 
     def needed_until(self, latent: int) -> int:
+        latent += self._joins
         return latent + (self.network.refiner is not None and latent % self.spec.chunk_latents > 0)
 
+    @property
+    def _joins(self) -> int:
+        """Latent frames before and after those wanted, whose frames are joined with theirs."""
+        return int(self.network.joiner is not None)
+
     def _seen_from(self, latent: int) -> int:
-        """The first latent frame whose pictures reach into those of one."""
+        """The first latent frame whose pictures reach into frames of one."""
+        latent -= self._joins
         refiner: Refiner | None = self.network.refiner
         is_refined = refiner is not None and (refiner.across or latent % self.spec.chunk_latents > 0)
         return max(0, latent - (self.spec.fills_borders or is_refined))

@@ -40,6 +40,7 @@ class StreamingAutoencoder(VideoAutoencoder):
     def __init__(self) -> None:
         super().__init__()
         self.refiner: Refiner | None = None  # of decoded pictures; the engine calls it
+        self.joiner: Refiner | None = None  # of the frames where groups meet; the engine calls it too
 
     @abstractmethod
     def encode_groups(self, groups: Tensor, memory: Memory | None = None) -> Tensor:

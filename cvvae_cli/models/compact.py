@@ -26,7 +26,7 @@ from cvvae_cli.models.layers import (
     unfold,
     zero_init,
 )
-from cvvae_cli.models.refiner import SHAPE, Refiner
+from cvvae_cli.models.refiner import JOINER_SHAPE, SHAPE, Refiner
 
 TIME = 4  # frames of a group
 FINE = 4  # pixels folded at the fine level, 1/4 resolution
@@ -50,6 +50,10 @@ class CompactConfig:
     refiner_inner_width: int = 0
     refiner_inner_layers: int = 0
     refiner_across: bool = False
+    joiner_width: int = 0  # 0: frames where groups meet do not learn from each other
+    joiner_layers: int = 0
+    joiner_inner_width: int = 0
+    joiner_inner_layers: int = 0
 
     @property
     def encode_context(self) -> int:
@@ -154,14 +158,18 @@ class Compact(StreamingAutoencoder):
         self.decoder = Decoder(self.config)
         if self.config.refiner_width:
             self.refiner = Refiner(*(getattr(self.config, f"refiner_{name}") for name in SHAPE))
+        if self.config.joiner_width:
+            shape = (getattr(self.config, f"joiner_{name}") for name in JOINER_SHAPE)
+            self.joiner = Refiner(*shape, neighbours=1)
 
     def compute_in(self, dtype: torch.dtype) -> Self:
         """Use a number type for the network. The linear path stays in fp32: its latents reach dozens of
         steps, which bf16 would round by a quarter of a step."""
         self.encoder.to(dtype)
         self.decoder.to(dtype)
-        if self.refiner is not None:
-            self.refiner.to(dtype)
+        for part in (self.refiner, self.joiner):
+            if part is not None:
+                part.to(dtype)
         self.dtype = dtype
         return self
 

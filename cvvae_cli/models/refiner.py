@@ -12,12 +12,13 @@ from torch.nn import functional
 
 from cvvae_cli.models.layers import zero_init
 
-NEIGHBOURS = 2  # before and after
+NEIGHBOURS = 2  # of a picture: before and after
 FOLD = 2  # pixels each way that become channels
 HIGHEST_LEVEL = 100.0
 PICTURE_SCALE, DIFFERENCE_SCALE = 2.0, 4.0  # of what the network sees
 RESIDUAL_SCALE = 1 / 16  # of what it adds
-SHAPE = ("width", "layers", "inner_width", "inner_layers", "across")  # its parameters
+SHAPE = ("width", "layers", "inner_width", "inner_layers", "across")  # parameters of that of pictures
+JOINER_SHAPE = SHAPE[:4]  # of that of frames where groups meet, which have one neighbour each
 DISTRUST = 1.0  # before training a neighbour counts by sigmoid(-this)
 
 
@@ -28,13 +29,20 @@ class Refiner(nn.Module):
     """
 
     def __init__(
-        self, width: int, layers: int, inner_width: int = 0, inner_layers: int = 0, across: bool = False
+        self,
+        width: int,
+        layers: int,
+        inner_width: int = 0,
+        inner_layers: int = 0,
+        across: bool = False,
+        *,
+        neighbours: int = NEIGHBOURS,
     ) -> None:
         """`across`: it learnt from neighbours of the chunk before too, so engines give it those."""
         super().__init__()
         self.across = across
         folded = FOLD * FOLD
-        channels = 3 * folded * (1 + NEIGHBOURS) + 1 + NEIGHBOURS
+        channels = 3 * folded * (1 + neighbours) + 1 + neighbours
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(layers - 2))
         self.inner = nn.ModuleList(
@@ -43,7 +51,7 @@ class Refiner(nn.Module):
         if inner_layers:
             self.down = nn.Conv2d(width, inner_width, FOLD, stride=FOLD)
             self.up = zero_init(nn.Conv2d(inner_width, width * folded, 1))
-        self.head = zero_init(nn.Conv2d(width, (3 + NEIGHBOURS) * folded, 3, padding=1))
+        self.head = zero_init(nn.Conv2d(width, (3 + neighbours) * folded, 3, padding=1))
 
     @property
     def halo(self) -> int:
@@ -54,8 +62,8 @@ class Refiner(nn.Module):
     def forward(self, picture: Tensor, differences: Tensor, known: Tensor, level: Tensor) -> Tensor:
         """What to add to pictures (B, 3, H, W) in [-1, 1], H and W even.
 
-        `differences` (B, 2, 3, H, W) are the neighbours, moved onto the picture, less the picture, and zero
-        where `known` (B, 2) is 0: at the ends. `level` (B,) is the quality in tenths.
+        `differences` (B, n, 3, H, W) are the neighbours, moved onto the picture, less the picture, and zero
+        where `known` (B, n) is 0: at the ends. `level` (B,) is the quality in tenths.
         """
         kind = self.stem.weight.dtype
         planes = torch.cat([level[:, None] / HIGHEST_LEVEL, known], 1).to(kind)

@@ -151,12 +151,19 @@ class RefinerSection:
 
 
 @dataclass(frozen=True)
+class JoinerSection(RefinerSection):
+    """Of `task = "joiner"`: the same of the network that joins groups, which has no chunks to look across."""
+
+    layers: int = 5
+
+
+@dataclass(frozen=True)
 class TrainConfig:
-    """The whole recipe. `task` is "codec" (train/coder.py), "latents" (train/latents.py) or "refiner"
-    (train/refiner.py)."""
+    """The whole recipe. `task` is "codec" (train/coder.py), "latents" (train/latents.py), "refiner"
+    (train/refiner.py) or "joiner" (train/joiner.py)."""
 
     name: str = "compact"
-    task: Literal["codec", "latents", "refiner"] = "codec"
+    task: Literal["codec", "latents", "refiner", "joiner"] = "codec"
     architecture: str = "compact"  # or one of the paper's networks, with `network` as its configuration
     network: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -168,6 +175,7 @@ class TrainConfig:
     latents: LatentsSection = field(default_factory=LatentsSection)
     sharpen: SharpenSection = field(default_factory=SharpenSection)
     refiner: RefinerSection = field(default_factory=RefinerSection)
+    joiner: JoinerSection = field(default_factory=JoinerSection)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -192,6 +200,7 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
         "latents": LatentsSection,
         "sharpen": SharpenSection,
         "refiner": RefinerSection,
+        "joiner": JoinerSection,
     }
     built = {
         name: build_section(sections[name], value, name) if name in sections else value

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 from cvvae_cli.bitstream.anchors import DetailedCoder
@@ -18,7 +18,6 @@ from cvvae_cli.bitstream.chunk import which_aligned
 from cvvae_cli.bitstream.flow import FREQUENCIES
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.models.compact import Compact
-from cvvae_cli.models.refiner import SHAPE
 from cvvae_cli.models.registry import NETWORK_PREFIX, Weights, find_model
 from cvvae_cli.train.aligned import onto_references
 from cvvae_cli.train.coder import Coder
@@ -48,12 +47,15 @@ def export(trainee: Trainee, config: TrainConfig, path: Path) -> None:
 
 
 def export_refiner(trainee: RefinerTrainee, config: TrainConfig, path: Path) -> None:
-    """Write the refiner alone, fp16: its file names the model whose other tensors it goes with."""
+    """Write what was trained, fp16, beside what the model it began with adds to its base, which is named."""
     assert config.start is not None
-    base = find_model(config.start)
-    section = {f"refiner_{name}": getattr(config.refiner, name) for name in SHAPE}
-    arrays = network_arrays(trainee.refiner, NETWORK_PREFIX + "refiner.")
-    write(path, arrays, config, Weights(base).config | section, base=base.base or base.name)
+    start = find_model(config.start)
+    weights, prefix = Weights(start), f"{NETWORK_PREFIX}{trainee.part}."
+    added = {} if start.base is None else load(weights.data)
+    kept = {name: array for name, array in added.items() if not name.startswith(prefix)}
+    shape = {f"{trainee.part}_{name}": getattr(trainee.section, name) for name in trainee.shape}
+    arrays = kept | network_arrays(trainee.refiner, prefix)
+    write(path, arrays, config, weights.config | shape, base=start.base or start.name)
 
 
 def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_CLIPS) -> None:

@@ -27,6 +27,7 @@ from cvvae_cli.train.data import (
     load_video,
     psnr_of_mse,
 )
+from cvvae_cli.train.joiner import JoinerTrainee
 from cvvae_cli.train.latents import LatentTrainee
 from cvvae_cli.train.parallel import (
     average_figures,
@@ -41,7 +42,7 @@ from cvvae_cli.train.trainee import Figures, Trainee
 
 EVALUATION_FRAMES = 33
 CHECKPOINT = "checkpoint.safetensors"
-OF_THE_MODEL = ("task", "architecture", "network", "model", "refiner")  # what a run cannot change
+OF_THE_MODEL = ("task", "architecture", "network", "model", "refiner", "joiner")  # what a run cannot change
 TRAINED = "coder"  # the prefix of what is trained, from when a coder was all there was
 LogLine = dict[str, Any]
 
@@ -74,6 +75,8 @@ def build_trainee(config: TrainConfig, device: torch.device) -> Trainee:
         return Coder(config)
     if config.task == "refiner":
         return RefinerTrainee(config, device)
+    if config.task == "joiner":
+        return JoinerTrainee(config, device)
     return LatentTrainee(config, device)
 
 

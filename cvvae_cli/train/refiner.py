@@ -10,7 +10,7 @@ import math
 import random
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,9 +25,9 @@ from cvvae_cli.engine.mirror import Mirror
 from cvvae_cli.engine.refining import differences_of, ways_between
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
-from cvvae_cli.models.refiner import SHAPE, Refiner
+from cvvae_cli.models.refiner import NEIGHBOURS, SHAPE, Refiner
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
-from cvvae_cli.train.config import Stage, TrainConfig
+from cvvae_cli.train.config import RefinerSection, Stage, TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise, psnr_of_mse
 from cvvae_cli.train.trainee import Figures, Trainee, autocast_for
 from cvvae_cli.types import FrameBatch
@@ -38,17 +38,16 @@ LEVEL_STRIDE = 37  # from sample to sample: all levels, none twice before all we
 UNSEEN = 2 / 127.5**2  # an error that hardly shows: two squared levels
 LONELY_SHARE = 0.1  # of the samples are shown without one of their neighbours
 EVALUATION_LEVELS = (10, 40, 100)
-PLANES = (3, 6, 3, 2, 1)  # of a batch: picture, differences, what is wanted, known, level
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Latent frames of a clip at a level; pictures are fp16."""
+    """Pictures of a clip at a level, which have n neighbours; fp16."""
 
     pictures: Tensor  # (t, 3, S, S) in [-1, 1], as decoded
-    differences: Tensor  # (t, 2, 3, S, S)
+    differences: Tensor  # (t, n, 3, S, S)
     wanted: Tensor  # (t, 3, S, S): what the pictures lack
-    known: Tensor  # (t, 2)
+    known: Tensor  # (t, n)
     level: int
 
 
@@ -105,21 +104,40 @@ def neighbours(pictures: Tensor, last: Tensor | None = None) -> tuple[Tensor, Te
     return differences, known
 
 
+def planes(neighbours: int) -> tuple[int, ...]:
+    """Channels of a batch: picture, differences, what is wanted, known, level."""
+    return (3, 3 * neighbours, 3, neighbours, 1)
+
+
 class RefinerTrainee(Trainee):
     """The refiner of the model that the recipe starts with."""
+
+    part: ClassVar[str] = "refiner"  # of the model, and the section of the recipe
+    shape: ClassVar[tuple[str, ...]] = SHAPE
+    neighbours: ClassVar[int] = NEIGHBOURS
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__()
         if config.start is None:
-            raise ConfigError("a refiner belongs to a model", hint='set start = "compact-8" in the recipe')
+            raise ConfigError(
+                f"a {self.part} belongs to a model", hint='set start = "compact-8" in the recipe'
+            )
         self.config = config
         spec = find_model(config.start)
         if spec.levels is None:
             raise ConfigError(f"{spec.name} has no quality levels", hint="start with a model that has")
-        section = config.refiner
-        self._frozen["decoded"] = Decoded(spec, Weights(spec), device, across=section.across)
+        self._frozen["decoded"] = self._decoded(spec, device)
         self._frozen["samples"] = {}
-        self.refiner = Refiner(*(getattr(section, name) for name in SHAPE))
+        shape = (getattr(self.section, name) for name in self.shape)
+        self.refiner = Refiner(*shape, neighbours=self.neighbours)
+
+    @property
+    def section(self) -> RefinerSection:
+        section: RefinerSection = getattr(self.config, self.part)
+        return section
+
+    def _decoded(self, spec: ModelSpec, device: torch.device) -> Decoded:
+        return Decoded(spec, Weights(spec), device, across=self.section.across)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.refiner.parameters()), "lr": self.config.schedule.learning_rate}]
@@ -127,24 +145,24 @@ class RefinerTrainee(Trainee):
     def start(self, sampler: ClipSampler) -> None:
         """As the model's own refiner, if it has one: what is new adds nothing. Else as it was built."""
         decoded: Decoded = self._frozen["decoded"]
-        own = decoded.weights.build().refiner
+        own: Refiner | None = getattr(decoded.weights.build(), self.part)
         if own is None:
             return
         try:
             self.refiner.load_state_dict(own.state_dict(), strict=False)
         except RuntimeError:
             raise ConfigError(
-                f"the refiner of {decoded.spec.name} has other widths",
+                f"the {self.part} of {decoded.spec.name} has other widths",
                 hint="keep width and layers, or start with a model that has none",
             ) from None
 
     def batch(self, sampler: ClipSampler, step: int, places: range, stage: Stage) -> Tensor:
-        """Pieces of samples, (B, 15, S, S): see PLANES."""
-        seeds = (f"{self.config.seed}/{step}/{place}/refiner" for place in places)
+        """Pieces of samples, (B, C, S, S): see `planes`."""
+        seeds = (f"{self.config.seed}/{step}/{place}/{self.part}" for place in places)
         return torch.stack([self._piece(random.Random(seed), sampler, stage.size) for seed in seeds])
 
     def _piece(self, rng: random.Random, sampler: ClipSampler, size: int) -> Tensor:
-        sample = self._sample(rng.randrange(self.config.refiner.clips), sampler)
+        sample = self._sample(rng.randrange(self.section.clips), sampler)
         at = rng.randrange(len(sample.pictures))
         size = min(size, sample.pictures.shape[-1])
         top, left = (rng.randrange((n - size) // 2 + 1) * 2 for n in sample.pictures.shape[-2:])
@@ -156,11 +174,10 @@ class RefinerTrainee(Trainee):
         known = sample.known[at].clone()
         if rng.random() < 0.5:  # time runs the other way
             differences, known = differences.flip(0), known.flip(0)
-        if rng.random() < LONELY_SHARE:
-            known[rng.randrange(2)] = 0
-            differences = differences * known.view(2, 1, 1, 1)
-        planes = [*known, torch.tensor(float(sample.level))]
-        flat = [each.expand(1, size, size) for each in planes]
+        if self.neighbours > 1 and rng.random() < LONELY_SHARE:
+            known[rng.randrange(self.neighbours)] = 0
+            differences = differences * known.view(-1, 1, 1, 1)
+        flat = [each.expand(1, size, size) for each in (*known, torch.tensor(float(sample.level)))]
         piece = torch.cat([picture, differences.flatten(0, 1), wanted, *flat])
         if rng.random() < 0.5:
             piece = piece.flip(1)
@@ -171,7 +188,7 @@ class RefinerTrainee(Trainee):
     def _sample(self, number: int, sampler: ClipSampler) -> Sample:
         samples = self._frozen["samples"]
         if number not in samples:
-            section = self.config.refiner
+            section = self.section
             video = sampler.batch(FIRST_STEP + number, 1, section.frames, section.size)
             level = LEVELS[number * LEVEL_STRIDE % len(LEVELS)]
             samples[number] = self._frozen["decoded"].sample(video, level)
@@ -180,8 +197,8 @@ class RefinerTrainee(Trainee):
 
     def loss(self, video: Tensor, noise: SampleNoise, step: int) -> tuple[Tensor, Figures]:
         """The mean over the pieces of the logarithm of the error that is left, as in a mean of PSNRs."""
-        picture, differences, wanted, known, level = video.split(PLANES, 1)
-        differences = differences.unflatten(1, (2, 3))
+        picture, differences, wanted, known, level = video.split(planes(self.neighbours), 1)
+        differences = differences.unflatten(1, (self.neighbours, 3))
         with autocast_for(video.device):
             more = self.refiner(picture, differences, known[..., 0, 0], level[:, 0, 0, 0])
         before, after = (error.square().mean((1, 2, 3)) + UNSEEN for error in (wanted, wanted - more))

@@ -14,7 +14,7 @@ from cvvae_cli.train.config import DataSection, RefinerSection, ScheduleSection,
 from cvvae_cli.train.data import ClipSampler, find_sources
 from cvvae_cli.train.export import export
 from cvvae_cli.train.loop import train
-from cvvae_cli.train.refiner import PLANES, RefinerTrainee
+from cvvae_cli.train.refiner import RefinerTrainee, planes
 
 CPU = torch.device("cpu")
 
@@ -132,7 +132,7 @@ def test_pieces_depend_on_seed_step_and_place_alone(config):
     one, other = (
         RefinerTrainee(config, CPU).batch(sampler, 5, places, stage) for places in (range(4), range(2, 4))
     )
-    assert one.shape == (4, sum(PLANES), 32, 32)
+    assert one.shape == (4, sum(planes(2)), 32, 32)
     assert torch.equal(one[2:], other)
     missing = one[:, 12:14, 0, 0] == 0
     differences = one[:, 3:9].unflatten(1, (2, 3))

@@ -1,0 +1,91 @@
+"""Where groups of frames meet: the last frame of one and the first of the next learn from each other.
+
+A group is decoded as one picture, which is moved to where each of its frames shows it, so those at its ends
+are the worst of it. But where two groups meet they show nearly the same, and err each in its own way. No bits
+are spent on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvvae_cli.engine.plan import Tile
+from cvvae_cli.engine.refining import as_level, checked, ways_between
+from cvvae_cli.engine.tiles import TiledRunner
+from cvvae_cli.flow.field import moved
+from cvvae_cli.models.compact import COARSE
+from cvvae_cli.models.layers import Memory
+from cvvae_cli.models.refiner import Refiner
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Consecutive decoded frames of a video."""
+
+    frames: range
+    video: Tensor  # (1, 3, T, H, W)
+    pts: np.ndarray  # int64 (T,)
+    level: int | None = None  # of quality, in tenths
+
+    def part(self, frames: range) -> Shown:
+        """Of these frames those that lie in a range, none or more."""
+        start = max(self.frames.start, frames.start)
+        kept = range(start, max(start, min(self.frames.stop, frames.stop)))
+        at = slice(kept.start - self.frames.start, kept.stop - self.frames.start)
+        return replace(self, frames=kept, video=self.video[:, :, at], pts=self.pts[at])
+
+
+class Joints:
+    """Of consecutive groups of frames."""
+
+    def __init__(self, tiles: list[Tile]) -> None:
+        self.tiles = tiles
+        self._last: Shown | None = None  # frame of the group before, which waits for this one
+
+    def __call__(self, joiner: Refiner, group: Shown, wanted: range) -> Iterator[Shown]:
+        """The frames of a group but for its last one, before them that of the group before; what is not
+        wanted is not joined."""
+        frames = group.frames
+        if self._last is not None:
+            last, first = self._last, group.part(frames[:1])
+            is_wanted = last.frames.start in wanted or first.frames.start in wanted
+            yield from [self._joined(joiner, last, first)] if is_wanted else [last, first]
+            frames = frames[1:]
+        yield group.part(frames[:-1])
+        last = group.part(frames[-1:])
+        self._last = replace(last, video=last.video.clone())  # not to hold the others
+
+    def end(self) -> Iterator[Shown]:
+        """The last frame of all."""
+        if self._last is not None:
+            yield self._last
+
+    def _joined(self, joiner: Refiner, last: Shown, first: Shown) -> Shown:
+        """Both frames, as they are shown."""
+        pictures, differences = seen_together(last.video, first.video)
+        known = pictures.new_ones(2, 1)
+        level = as_level(last.level, known)
+
+        def join(seen: Tensor, _: Memory) -> Tensor:
+            """(2, 6, 1, H, W): pictures and differences → what to add, (2, 3, 1, H, W)."""
+            seen = seen[:, :, 0]
+            added: Tensor = joiner(seen[:, :3], seen[:, None, 3:], known, level.expand(2))
+            return added[:, :, None]
+
+        run = TiledRunner(join, self.tiles, COARSE, COARSE)
+        more = checked(run(torch.cat([pictures, differences], 1)[:, :, None]), last.frames.start)
+        frames, pts = range(last.frames.start, first.frames.stop), np.concatenate([last.pts, first.pts])
+        return Shown(frames, (pictures + more[:, :, 0]).transpose(0, 1)[None], pts, last.level)
+
+
+def seen_together(last: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """Two frames that follow each other, (1, 3, 1, H, W) → both as they are shown, and by what the other,
+    moved onto it, differs from each: (2, 3, H, W)."""
+    pictures = torch.cat([frame[:, :, 0].float().clamp(-1, 1) for frame in (last, first)])
+    ways = torch.cat(ways_between(*torch.split(pictures, 1)))
+    return pictures, moved(pictures.flip(0), ways) - pictures
