@@ -26,13 +26,13 @@ def decode_frames(
     Only the chunks of the range, and those that reach into them, go through the network.
     """
     frames = range(cvl.num_frames) if frames is None else frames
-    geometry, chunk = cvl.header.geometry, cvl.header.chunk
-    first = engine.reaching(geometry.latent_of(frames.start), *geometry.latent_size(*cvl.header.size))
-    stop = min(cvl.num_latents, engine.needed_until(geometry.latent_of(frames.stop - 1) + 1))
-    chunks = range(first // chunk, -(-stop // chunk))
+    header = cvl.header
+    needed = engine.needed(frames, *header.geometry.latent_size(*header.size))
+    stop = min(cvl.num_latents, needed.stop)
+    chunks = range(needed.start // header.chunk, -(-stop // header.chunk))
     device = engine.placement.device
     latents = ahead(read_latents(cvl, weights, chunks, stop, device=str(device)), device)
-    decoded = engine.decode_stream(latents, *cvl.header.size, frames, depth=cvl.header.depth)
+    decoded = engine.decode_stream(latents, *header.size, frames, depth=header.depth)
     yield from ahead(decoded, device)
 
 

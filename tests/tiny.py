@@ -131,15 +131,13 @@ def decode(
 
 
 def what_reaches(engine: Engine, chunks: list[LatentChunk], wanted: range) -> list[LatentChunk]:
-    """Of all chunks of a video what `reaching` and `needed_until` ask for, and no more."""
+    """Of all chunks of a video what `needed` asks for, and no more."""
     geometry = engine.spec.geometry
-    first, last = geometry.latent_of(wanted.start), geometry.latent_of(wanted.stop - 1)
-    reached = engine.reaching(first, *chunks[0].latents.shape[2:])
-    stop = engine.needed_until(last + 1)
+    needed = engine.needed(wanted, *chunks[0].latents.shape[2:])
     given = []
     for number, chunk in enumerate(chunks):
-        latents = range(4 * number, min(4 * number + 4, stop))
-        if latents and latents.stop > reached:
+        latents = range(4 * number, min(4 * number + 4, needed.stop))
+        if latents and latents.stop > needed.start:
             frames = range(chunk.frames.start, min(chunk.frames.stop, geometry.frames_of(latents).stop))
             given.append(replace(chunk, latents=chunk.latents[:, : len(latents)], frames=frames))
     return given

@@ -81,13 +81,23 @@ class BaseEngine(ABC):
         self.dtype = dtype
         return self.build().to(self.placement.device).compute_in(dtype)
 
+    def needed(self, frames: range, rows: int, columns: int) -> range:
+        """The latent frames of a video that `decode_stream` must be given for these very frames of it."""
+        shown = self.shown_latents(frames)
+        return range(self.reaching(shown.start, rows, columns), self.needed_until(shown.stop))
+
+    def shown_latents(self, frames: range) -> range:
+        """The latent frames whose frames are decoded for these."""
+        geometry = self.spec.geometry
+        return range(geometry.latent_of(frames.start), geometry.latent_of(frames.stop - 1) + 1)
+
     def reaching(self, latent: int, rows: int, columns: int) -> int:
-        """The first latent frame that `decode_stream` must be given for the exact frames of `latent`."""
+        """The first latent frame that reaches into the decoded frames of `latent`, and those after it."""
         chunk = self.spec.chunk_latents
         return max(0, latent - latent % chunk - -(-self.spec.decode_context // chunk) * chunk)
 
     def needed_until(self, latent: int) -> int:
-        """Where what `decode_stream` must be given may end, for the exact frames before `latent`."""
+        """Where what reaches into the decoded frames of those before `latent` ends."""
         return latent + self.spec.decode_ahead
 
     def describe(self) -> str:

@@ -160,13 +160,13 @@ class Engine(BaseEngine):
     ) -> Iterator[Shown]:
         geometry = self.spec.geometry
         first = geometry.latent_of(chunk.frames.start)
-        latents = range(geometry.latent_of(wanted.start), geometry.latent_of(wanted.stop - 1) + 1)
+        latents = self.shown_latents(wanted)
         decoded = self._decoded(runner, chunk, latents)
         if borders is not None:
             decoded = borders.noticing(chunk, first, decoded)
         if refining is not None:  # and from here on latent frame by latent frame
-            start, stop = latents.start - self._joins, latents.stop + self._joins
-            decoded = refining(self.network.refiner, chunk, decoded, range(start - first, stop - first))
+            of_chunk = range(latents.start - first, latents.stop - first)
+            decoded = refining(self.network.refiner, chunk, decoded, of_chunk)
         for at, video in decoded:
             count = video.shape[2] // geometry.frames
             if chunk.detail is not None:
@@ -242,17 +242,19 @@ class Engine(BaseEngine):
         return max(0, latent - latent % group - -(-self.spec.decode_context // group) * group)
 
     def needed_until(self, latent: int) -> int:
-        latent += self._joins
         return latent + (self.network.refiner is not None and latent % self.spec.chunk_latents > 0)
 
-    @property
-    def _joins(self) -> int:
-        """Latent frames before and after those wanted, whose frames are joined with theirs."""
-        return int(self.network.joiner is not None)
+    def shown_latents(self, frames: range) -> range:
+        """With a joiner also those that end where these begin, or begin where these end."""
+        latents = super().shown_latents(frames)
+        if self.network.joiner is None:
+            return latents
+        whole = self.spec.geometry.frames_of(latents)
+        is_joined = latents.start > 0 and frames.start == whole.start
+        return range(latents.start - is_joined, latents.stop + (frames.stop == whole.stop))
 
     def _seen_from(self, latent: int) -> int:
-        """The first latent frame whose pictures reach into frames of one."""
-        latent -= self._joins
+        """The first latent frame whose pictures reach into those of one."""
         refiner: Refiner | None = self.network.refiner
         is_refined = refiner is not None and (refiner.across or latent % self.spec.chunk_latents > 0)
         return max(0, latent - (self.spec.fills_borders or is_refined))

@@ -50,7 +50,7 @@ class CompactConfig:
     refiner_inner_width: int = 0
     refiner_inner_layers: int = 0
     refiner_across: bool = False
-    joiner_width: int = 0  # 0: frames where groups meet do not learn from each other
+    joiner_width: int = 0  # of a refined model; 0: frames where groups meet do not learn from each other
     joiner_layers: int = 0
     joiner_inner_width: int = 0
     joiner_inner_layers: int = 0

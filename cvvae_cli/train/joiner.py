@@ -19,6 +19,7 @@ from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.engine.base import network_to_pixels
 from cvvae_cli.engine.joints import seen_together
 from cvvae_cli.engine.mirror import Mirror
+from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.refiner import JOINER_SHAPE
 from cvvae_cli.models.registry import ModelSpec, Weights
 from cvvae_cli.train.refiner import Decoded, RefinerTrainee, Sample
@@ -68,4 +69,10 @@ class JoinerTrainee(RefinerTrainee):
     neighbours: ClassVar[int] = 1
 
     def _decoded(self, spec: ModelSpec, device: torch.device) -> DecodedEnds:
-        return DecodedEnds(spec, Weights(spec), device)
+        weights = Weights(spec)
+        if not weights.config.get("refiner_width"):
+            raise ConfigError(
+                f"{spec.name} has no refiner, and groups are joined after it",
+                hint='set start = "compact" in the recipe',
+            )
+        return DecodedEnds(spec, weights, device)

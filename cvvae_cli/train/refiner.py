@@ -119,9 +119,7 @@ class RefinerTrainee(Trainee):
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__()
         if config.start is None:
-            raise ConfigError(
-                f"a {self.part} belongs to a model", hint='set start = "compact-8" in the recipe'
-            )
+            raise ConfigError(f"a {self.part} belongs to a model", hint='set start = "compact" in the recipe')
         self.config = config
         spec = find_model(config.start)
         if spec.levels is None:

@@ -73,13 +73,14 @@ def test_a_range_is_bit_identical_to_the_whole(joining, monkeypatch, busy, wante
     assert np.array_equal(decode(joining, given, wanted), whole[wanted.start : wanted.stop])
 
 
-def test_a_part_needs_the_groups_beside_it_and_what_those_need(joining, monkeypatch):
+def test_where_groups_meet_a_part_needs_the_group_beside_it_and_what_that_needs(joining, monkeypatch):
     monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", 1)
     plain, size = without(joining), (7, 9)
-    for latent in range(1, 12):
-        assert joining.reaching(latent, *size) == plain.reaching(latent - 1, *size)
-        assert joining.needed_until(latent) == plain.needed_until(latent + 1)
-    assert joining.reaching(0, *size) == 0
+    assert joining.needed(range(14, 16), *size) == plain.needed(range(14, 16), *size)
+    assert joining.needed(range(13, 16), *size) == plain.needed(range(12, 16), *size)
+    assert joining.needed(range(14, 17), *size) == plain.needed(range(14, 18), *size)
+    assert joining.needed(range(1), *size) == plain.needed(range(2), *size)
+    assert joining.needed(range(1, 3), *size) == plain.needed(range(3), *size)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 6, 13, 14, 17])

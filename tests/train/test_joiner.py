@@ -86,7 +86,10 @@ def test_pieces_hold_one_neighbour_and_nothing_is_left_out(config):
     assert ((one[:, 10] >= 10) & (one[:, 10] <= 100)).all()
 
 
-@pytest.mark.parametrize("start", [None, "compact-flux2"])
-def test_a_model_without_levels_has_nothing_to_join(config, start):
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [(None, "belongs to a model"), ("compact-flux2", "no quality levels"), ("tiny-8", "no refiner")],
+)
+def test_only_a_refined_model_can_be_joined(config, start, message):
+    with pytest.raises(ConfigError, match=message):
         JoinerTrainee(replace(config, start=start), CPU)
