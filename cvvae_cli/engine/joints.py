@@ -101,8 +101,8 @@ def seen_together(last: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def are_alike(pictures: Tensor, differences: Tensor) -> bool:
-    """Whether frames (2, 3, H, W) are of one scene: moved onto each other they differ by less than those would
-    that have nothing in common."""
+    """Whether frames (2, 3, H, W) are of one scene: moved onto each other they differ by less than frames
+    would that have nothing in common."""
     luma = brightness(pictures[:, :, None])
     means, squares = (functional.avg_pool2d(x, WINDOW, ceil_mode=True) for x in (luma, luma.square()))
     contrast = (squares - means.square()).mean()
