@@ -13,21 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cvvae_cli.engine.plan import Tile
 from cvvae_cli.engine.refining import as_level, checked, ways_between
 from cvvae_cli.engine.tiles import TiledRunner
-from cvvae_cli.flow.align import brightness
 from cvvae_cli.flow.field import moved
 from cvvae_cli.models.compact import COARSE
 from cvvae_cli.models.layers import Memory
 from cvvae_cli.models.refiner import Refiner
-
-WINDOW = (
-    16  # pixels, each way, in which frames vary; what has nothing in common differs by twice that or more
-)
-NOISE = 10.0  # squared levels: differences far below are none
 
 
 @dataclass(frozen=True)
@@ -73,11 +66,8 @@ class Joints:
             yield self._last
 
     def _joined(self, joiner: Refiner, last: Shown, first: Shown) -> Shown:
-        """Both frames, as they are shown: at a cut as they were."""
+        """Both frames, as they are shown."""
         pictures, differences = seen_together(last.video, first.video)
-        frames, pts = range(last.frames.start, first.frames.stop), np.concatenate([last.pts, first.pts])
-        if not are_alike(pictures, differences):
-            return Shown(frames, pictures.transpose(0, 1)[None], pts, last.level)
         known = pictures.new_ones(2, 1)
         level = as_level(last.level, known)
 
@@ -89,6 +79,7 @@ class Joints:
 
         run = TiledRunner(join, self.tiles, COARSE, COARSE)
         more = checked(run(torch.cat([pictures, differences], 1)[:, :, None]), last.frames.start)
+        frames, pts = range(last.frames.start, first.frames.stop), np.concatenate([last.pts, first.pts])
         return Shown(frames, (pictures + more[:, :, 0]).transpose(0, 1)[None], pts, last.level)
 
 
@@ -98,13 +89,3 @@ def seen_together(last: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
     pictures = torch.cat([frame[:, :, 0].float().clamp(-1, 1) for frame in (last, first)])
     ways = torch.cat(ways_between(*torch.split(pictures, 1)))
     return pictures, moved(pictures.flip(0), ways) - pictures
-
-
-def are_alike(pictures: Tensor, differences: Tensor) -> bool:
-    """Whether frames (2, 3, H, W) are of one scene: moved onto each other they differ by less than frames
-    would that have nothing in common."""
-    luma = brightness(pictures[:, :, None])
-    means, squares = (functional.avg_pool2d(x, WINDOW, ceil_mode=True) for x in (luma, luma.square()))
-    contrast = (squares - means.square()).mean()
-    errors = (brightness((pictures + differences)[:, :, None]) - luma).square_().mean()
-    return bool(errors < 2 * contrast + NOISE)

@@ -10,7 +10,7 @@ from tiny import JOINED, decode, encode, moving_picture, tiny_spec, what_reaches
 from cvvae_cli.access import decode_frames
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
-from cvvae_cli.engine.joints import Joints, Shown, are_alike, seen_together
+from cvvae_cli.engine.joints import Joints, Shown, seen_together
 from cvvae_cli.engine.mirror import Mirror
 from cvvae_cli.engine.plan import plan_tiles
 from cvvae_cli.engine.stream import Engine, EngineOptions
@@ -23,9 +23,7 @@ CLIP = moving_picture(45, 72, 56)
 
 
 @pytest.fixture
-def joining(tiny, monkeypatch):
-    """The frames of the tiny network, which are not trained ones, have little in common."""
-    monkeypatch.setattr("cvvae_cli.engine.joints.are_alike", lambda *frames: True)
+def joining(tiny):
     spec = tiny_spec(JOINED)
     return Engine(spec, Weights(spec).build, CPU)
 
@@ -119,32 +117,6 @@ def test_two_frames_of_one_scene_are_better_together():
     before, after = ((each - clean).square().mean((0, 2, 3)) for each in (noisy, video))
     assert torch.equal(before[[0, 1, 2, 5, 6, 7]], after[[0, 1, 2, 5, 6, 7]])
     assert (after[3:5] < 0.85 * before[3:5]).all()
-
-
-def test_at_a_cut_frames_stay_as_they_were():
-    pictures = [texture(96, 128, seed, grain=12)[:, None].expand(-1, 4, -1, -1) for seed in (0, 1)]
-    joints, joiner = Joints(plan_tiles(12, 16, None, 0)), Refiner(8, 3, neighbours=1)
-    found = [p for n, each in enumerate(pictures) for p in joints(joiner, shown(4 * n, each), range(8))]
-    video = torch.cat([part.video for part in [*found, *joints.end()]], 2)[0]
-    assert torch.equal(video, torch.cat(pictures, 1))
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (lambda x: x, True),
-        (lambda x: x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), True),
-        (lambda x: 0 * x, True),  # nothing to see, nothing that differs
-        (lambda x: -x, False),
-        (lambda x: x + 0.6, False),
-    ],
-    ids=["still", "noise", "black", "inverted", "flash"],
-)
-def test_frames_are_of_one_scene(change, expected):
-    one = texture(96, 128, grain=12)[None, :, None] * 0.5
-    other = change(one)
-    both = seen_together(0 * one if not other.any() else one, other)
-    assert are_alike(*both) == expected
 
 
 def test_what_nobody_wants_is_not_joined():
