@@ -21,6 +21,7 @@ from cvvae_cli.engine.device import Placement
 from cvvae_cli.engine.stream import Engine, EngineOptions
 from cvvae_cli.models import registry
 from cvvae_cli.models.registry import Weights
+from cvvae_cli.train.config import DataSection, ScheduleSection, Stage, TrainConfig
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -79,6 +80,21 @@ def lossless(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def brief(tmp_path: Path, lossless: Callable[..., Path]) -> TrainConfig:
+    """A recipe of few and small steps on data made on the spot, of no task yet."""
+    (tmp_path / "data").mkdir()
+    lossless(moving_picture(24, 96, 80), "data/clip.mkv")
+    folder = str(tmp_path / "data")
+    return TrainConfig(
+        name="test",
+        data=DataSection(folders=(folder,), holdout=folder, cache_gib=0.1, video_share=1.0),
+        schedule=ScheduleSection(
+            steps=12, warmup_steps=2, learning_rate=3e-3, stages=(Stage(1.0, 4, 1, 32),), ema_decay=0.9
+        ),
+    )
 
 
 @pytest.fixture

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
+from cvvae_cli.access import decode_frames
 from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.models.compact import Compact, CompactConfig
-from cvvae_cli.models.registry import MODELS, NETWORK_PREFIX, ModelSpec, build_compact
+from cvvae_cli.models.registry import MODELS, NETWORK_PREFIX, ModelSpec, Weights, build_compact
 from cvvae_cli.train.tables import fit_tables
 from cvvae_cli.types import FrameBatch, LatentChunk, LatentGeometry, VideoInfo
 from cvvae_cli.video.writer import OutputOptions, VideoWriter
@@ -143,6 +145,17 @@ def what_reaches(engine: Engine, chunks: list[LatentChunk], wanted: range) -> li
     return given
 
 
+def assert_parts_are_those_of_the_whole(engine: Engine, path: Path, parts: Iterable[range]) -> int:
+    """Of the frames of a file; how many it has."""
+    weights = Weights(engine.spec)
+    with open_cvl(path) as cvl:
+        whole = np.concatenate([b.rgb for b in decode_frames(cvl, weights, engine)])
+        for wanted in parts:
+            part = np.concatenate([b.rgb for b in decode_frames(cvl, weights, engine, wanted)])
+            assert np.array_equal(part, whole[wanted.start : wanted.stop])
+    return len(whole)
+
+
 def make_weights() -> None:
     network = random_network()
     network.load_state_dict({n: t.half().float() for n, t in network.state_dict().items()})
@@ -253,7 +266,6 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     from cvvae_cli import codec, latents, store
     from cvvae_cli.bitstream import detail_choice
     from cvvae_cli.bitstream.coders import ENTROPY_CODERS
-    from cvvae_cli.container.reader import open_cvl
     from cvvae_cli.engine.device import choose_placement
     from cvvae_cli.flow import align, refinement
     from cvvae_cli.options import EncodeOptions

@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 
 from cvvae_cli.engine.plan import Tile
-from cvvae_cli.engine.refining import as_level, checked, ways_between
-from cvvae_cli.engine.tiles import TiledRunner
+from cvvae_cli.engine.refining import TiledRefiner, ways_between
 from cvvae_cli.flow.field import moved
-from cvvae_cli.models.compact import COARSE
-from cvvae_cli.models.layers import Memory
 from cvvae_cli.models.refiner import Refiner
 
 
@@ -67,20 +64,11 @@ class Joints:
 
     def _joined(self, joiner: Refiner, last: Shown, first: Shown) -> Shown:
         """Both frames, as they are shown."""
-        pictures, differences = seen_together(last.video, first.video)
-        known = pictures.new_ones(2, 1)
-        level = as_level(last.level, known)
-
-        def join(seen: Tensor, _: Memory) -> Tensor:
-            """(2, 6, 1, H, W): pictures and differences → what to add, (2, 3, 1, H, W)."""
-            seen = seen[:, :, 0]
-            added: Tensor = joiner(seen[:, :3], seen[:, None, 3:], known, level.expand(2))
-            return added[:, :, None]
-
-        run = TiledRunner(join, self.tiles, COARSE, COARSE)
-        more = checked(run(torch.cat([pictures, differences], 1)[:, :, None]), last.frames.start)
         frames, pts = range(last.frames.start, first.frames.stop), np.concatenate([last.pts, first.pts])
-        return Shown(frames, (pictures + more[:, :, 0]).transpose(0, 1)[None], pts, last.level)
+        pictures, differences = seen_together(last.video, first.video)
+        run = TiledRefiner(joiner, self.tiles, last.level, frames)
+        joined = pictures + run(pictures, differences[:, None], pictures.new_ones(2, 1))
+        return Shown(frames, joined.transpose(0, 1)[None], pts, last.level)
 
 
 def seen_together(last: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:

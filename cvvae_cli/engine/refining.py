@@ -76,29 +76,36 @@ class Refining:
 
     def _refined(self, refiner: Refiner, chunk: LatentChunk, held: Held, after: Neighbour | None) -> Tensor:
         differences, known = differences_of(held.picture, held.before, after)
-        level = as_level(chunk.level, known)
+        run = TiledRefiner(refiner, self.tiles, chunk.level, chunk.frames)
+        return held.video.float().clamp(-1, 1) + run(held.picture, differences, known)[:, :, None]
+
+
+@dataclass(frozen=True)
+class TiledRefiner:
+    """A refiner for pictures of any size."""
+
+    refiner: Refiner
+    tiles: list[Tile]
+    level: int | None  # of quality, in tenths; None: latents that are not rounded
+    frames: range  # of the video, to say where it failed
+
+    def __call__(self, pictures: Tensor, differences: Tensor, known: Tensor) -> Tensor:
+        """What to add to pictures (B, 3, H, W); see Refiner. Raises NonFiniteError."""
+        level = HIGHEST_LEVEL if self.level is None else float(self.level)
+        levels = known.new_full((len(known),), level)
 
         def refine(seen: Tensor, _: Memory) -> Tensor:
-            """(1, 9, 1, H, W): a picture and two differences → what to add, (1, 3, 1, H, W)."""
+            """(B, 3 + 3n, 1, H, W): pictures and differences → what to add, (B, 3, 1, H, W)."""
             picture, *others = torch.split(seen[:, :, 0], 3, 1)
-            added: Tensor = refiner(picture, torch.stack(others, 1), known, level)
+            added: Tensor = self.refiner(picture, torch.stack(others, 1), known, levels)
             return added[:, :, None]
 
         run = TiledRunner(refine, self.tiles, COARSE, COARSE)
-        more = run(torch.cat([held.picture[:, None], differences], 1).flatten(1, 2)[:, :, None])
-        return held.video.float().clamp(-1, 1) + checked(more, chunk.frames.start)
-
-
-def as_level(level: int | None, like: Tensor) -> Tensor:
-    """A quality in tenths as a refiner takes it, (1,); None: latents that are not rounded."""
-    return like.new_tensor([HIGHEST_LEVEL if level is None else float(level)])
-
-
-def checked(added: Tensor, frame: int) -> Tensor:
-    """What a refiner adds to pictures, from a frame of the video on. Raises NonFiniteError."""
-    if not is_finite(added):
-        raise NonFiniteError(f"refining gave NaN or infinity from frame {frame} on")
-    return added
+        more = run(torch.cat([pictures[:, None], differences], 1).flatten(1, 2)[:, :, None])[:, :, 0]
+        if not is_finite(more):
+            first, last = self.frames.start, self.frames.stop - 1
+            raise NonFiniteError(f"refining gave NaN or infinity in frames {first} to {last}")
+        return more
 
 
 def pictures_of(

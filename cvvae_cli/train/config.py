@@ -137,24 +137,23 @@ class SharpenSection:
 
 
 @dataclass(frozen=True)
-class RefinerSection:
-    """Of `task = "refiner"`: the network (models/refiner.py), and the samples it learns from."""
+class JoinerSection:
+    """Of `task = "joiner"`: the network (models/refiner.py), and the samples it learns from."""
 
     width: int = 32
     layers: int = 6
     inner_width: int = 0
     inner_layers: int = 0
-    across: bool = False  # the first latent frame of a chunk learns from the one before it
     clips: int = 400
     frames: int = 25
     size: int = 256
 
 
 @dataclass(frozen=True)
-class JoinerSection(RefinerSection):
-    """Of `task = "joiner"`: the same of the network that joins groups, which has no chunks to look across."""
+class RefinerSection(JoinerSection):
+    """The same of `task = "refiner"`."""
 
-    layers: int = 5
+    across: bool = False  # the first latent frame of a chunk learns from the one before it
 
 
 @dataclass(frozen=True)

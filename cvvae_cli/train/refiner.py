@@ -27,7 +27,7 @@ from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.refiner import NEIGHBOURS, SHAPE, Refiner
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
-from cvvae_cli.train.config import RefinerSection, Stage, TrainConfig
+from cvvae_cli.train.config import JoinerSection, Stage, TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise, psnr_of_mse
 from cvvae_cli.train.trainee import Figures, Trainee, autocast_for
 from cvvae_cli.types import FrameBatch
@@ -130,12 +130,12 @@ class RefinerTrainee(Trainee):
         self.refiner = Refiner(*shape, neighbours=self.neighbours)
 
     @property
-    def section(self) -> RefinerSection:
-        section: RefinerSection = getattr(self.config, self.part)
+    def section(self) -> JoinerSection:
+        section: JoinerSection = getattr(self.config, self.part)
         return section
 
     def _decoded(self, spec: ModelSpec, device: torch.device) -> Decoded:
-        return Decoded(spec, Weights(spec), device, across=self.section.across)
+        return Decoded(spec, Weights(spec), device, across=self.config.refiner.across)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.refiner.parameters()), "lr": self.config.schedule.learning_rate}]

@@ -7,11 +7,18 @@ import pytest
 import torch
 from conftest import CPU
 from pictures import texture
-from tiny import FILLED, decode, encode, moving_picture, tiny_spec, what_reaches, write_lossless
+from tiny import (
+    FILLED,
+    assert_parts_are_those_of_the_whole,
+    decode,
+    encode,
+    moving_picture,
+    tiny_spec,
+    what_reaches,
+    write_lossless,
+)
 
-from cvvae_cli.access import decode_frames
 from cvvae_cli.codec import encode_file
-from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.borders import Borders
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.flow import align
@@ -102,9 +109,5 @@ def test_a_file_is_decoded_the_same_in_parts(filling, tmp_path):
     source, path = tmp_path / "source.mkv", tmp_path / "a.cvl"
     write_lossless(source, CLIP)
     encode_file(source, path, EncodeOptions(model=f"tiny-{FILLED}", device="cpu", dtype="fp32", quality=9))
-    weights = Weights(filling.spec)
-    with open_cvl(path) as cvl:
-        whole = np.concatenate([b.rgb for b in decode_frames(cvl, weights, filling)])
-        for wanted in (range(3), range(13, 15), range(29, 30), range(40, 45)):
-            part = np.concatenate([b.rgb for b in decode_frames(cvl, weights, filling, wanted)])
-            assert np.array_equal(part, whole[wanted.start : wanted.stop])
+    parts = range(3), range(13, 15), range(29, 30), range(40, 45)
+    assert_parts_are_those_of_the_whole(filling, path, parts)

@@ -5,11 +5,18 @@ import pytest
 import torch
 from conftest import CPU
 from pictures import texture
-from tiny import JOINED, decode, encode, moving_picture, tiny_spec, what_reaches, write_lossless
+from tiny import (
+    JOINED,
+    assert_parts_are_those_of_the_whole,
+    decode,
+    encode,
+    moving_picture,
+    tiny_spec,
+    what_reaches,
+    write_lossless,
+)
 
-from cvvae_cli.access import decode_frames
 from cvvae_cli.codec import encode_file
-from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.joints import Joints, Shown, seen_together
 from cvvae_cli.engine.mirror import Mirror
 from cvvae_cli.engine.plan import plan_tiles
@@ -156,10 +163,5 @@ def test_a_file_is_decoded_the_same_in_parts(joining, tmp_path):
     source, path = tmp_path / "source.mkv", tmp_path / "a.cvl"
     write_lossless(source, CLIP)
     encode_file(source, path, EncodeOptions(model=f"tiny-{JOINED}", device="cpu", dtype="fp32", quality=9))
-    weights = Weights(joining.spec)
-    with open_cvl(path) as cvl:
-        whole = np.concatenate([b.rgb for b in decode_frames(cvl, weights, joining)])
-        assert len(whole) == len(CLIP)
-        for wanted in (range(3), range(12, 13), range(13, 15), range(29, 30), range(40, 45)):
-            part = np.concatenate([b.rgb for b in decode_frames(cvl, weights, joining, wanted)])
-            assert np.array_equal(part, whole[wanted.start : wanted.stop])
+    parts = range(3), range(12, 13), range(13, 15), range(29, 30), range(40, 45)
+    assert assert_parts_are_those_of_the_whole(joining, path, parts) == len(CLIP)

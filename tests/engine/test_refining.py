@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import CPU
-from tiny import ACROSS, REFINED, decode, encode, moving_picture, tiny_spec, what_reaches
+from tiny import (
+    ACROSS,
+    REFINED,
+    assert_parts_are_those_of_the_whole,
+    decode,
+    encode,
+    moving_picture,
+    tiny_spec,
+    what_reaches,
+)
 
-from cvvae_cli.access import decode_frames
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.mirror import Mirror
@@ -145,7 +153,5 @@ def test_a_file_is_decoded_the_same_in_parts_and_again_with_detail(refined, tmp_
     weights = Weights(refined.spec)
     with open_cvl(path) as cvl:
         assert {chunk.level for chunk in read_latents(cvl, weights)} == {80}
-        whole = np.concatenate([b.rgb for b in decode_frames(cvl, weights, refined)])
-        for wanted in (range(3), range(5, 7), range(len(whole) - 2, len(whole))):
-            part = np.concatenate([b.rgb for b in decode_frames(cvl, weights, refined, wanted)])
-            assert np.array_equal(part, whole[wanted.start : wanted.stop])
+        last = range(cvl.num_frames - 2, cvl.num_frames)
+    assert_parts_are_those_of_the_whole(refined, path, (range(3), range(5, 7), last))

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tiny import ACROSS, GOLDEN, moving_picture
+from tiny import ACROSS, GOLDEN
 
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.registry import Weights, find_model_or_file
-from cvvae_cli.train.config import DataSection, JoinerSection, ScheduleSection, Stage, TrainConfig
+from cvvae_cli.train.config import JoinerSection
 from cvvae_cli.train.data import ClipSampler, find_sources
 from cvvae_cli.train.export import export
 from cvvae_cli.train.joiner import JoinerTrainee
@@ -20,20 +20,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def config(tiny, tmp_path, lossless):
-    (tmp_path / "data").mkdir()
-    lossless(moving_picture(24, 96, 80), "data/clip.mkv")
-    folder = str(tmp_path / "data")
-    return TrainConfig(
-        name="test",
-        task="joiner",
-        start=f"tiny-{ACROSS}",
-        data=DataSection(folders=(folder,), holdout=folder, cache_gib=0.1, video_share=1.0),
-        schedule=ScheduleSection(
-            steps=12, warmup_steps=2, learning_rate=3e-3, stages=(Stage(1.0, 4, 1, 32),), ema_decay=0.9
-        ),
-        joiner=JoinerSection(width=8, layers=3, clips=3, frames=21, size=64),
-    )
+def config(tiny, brief):
+    section = JoinerSection(width=8, layers=3, clips=3, frames=21, size=64)
+    return replace(brief, task="joiner", start=f"tiny-{ACROSS}", joiner=section)
 
 
 def sampler_of(config):

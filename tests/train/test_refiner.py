@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tiny import moving_picture
 
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.registry import Weights, find_model, find_model_or_file
-from cvvae_cli.train.config import DataSection, RefinerSection, ScheduleSection, Stage, TrainConfig
+from cvvae_cli.train.config import RefinerSection
 from cvvae_cli.train.data import ClipSampler, find_sources
 from cvvae_cli.train.export import export
 from cvvae_cli.train.loop import train
@@ -20,20 +19,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def config(tiny, tmp_path, lossless):
-    (tmp_path / "data").mkdir()
-    lossless(moving_picture(24, 96, 80), "data/clip.mkv")
-    folder = str(tmp_path / "data")
-    return TrainConfig(
-        name="test",
-        task="refiner",
-        start="tiny-8",
-        data=DataSection(folders=(folder,), holdout=folder, cache_gib=0.1, video_share=1.0),
-        schedule=ScheduleSection(
-            steps=12, warmup_steps=2, learning_rate=3e-3, stages=(Stage(1.0, 4, 1, 32),), ema_decay=0.9
-        ),
-        refiner=RefinerSection(width=8, layers=3, clips=3, frames=21, size=64),
-    )
+def config(tiny, brief):
+    section = RefinerSection(width=8, layers=3, clips=3, frames=21, size=64)
+    return replace(brief, task="refiner", start="tiny-8", refiner=section)
 
 
 def weights(run):
