@@ -79,7 +79,7 @@ class Comparison:
 def compare(first: Path, second: Path, metrics: Sequence[str], options: MetricOptions) -> Comparison:
     """Measure the second against the first. Raises MismatchError, with the numbers, if they do not fit."""
     with open_source(first) as a, open_source(second) as b:
-        require_alike(a.info, b.info)
+        require_same_size(a.info, b.info)
         size = (a.info.width, a.info.height)
         alignment = Alignment()
         measurement = measure(alignment.watch(in_step(a, b)), metrics, options)
@@ -101,20 +101,13 @@ def compare(first: Path, second: Path, metrics: Sequence[str], options: MetricOp
     return Comparison(row, measurement, shift, pictures)
 
 
-def require_alike(first: Any, second: Any) -> None:
-    """Raise MismatchError if sizes differ, or counts where both containers tell them."""
+def require_same_size(first: Any, second: Any) -> None:
+    """Raise MismatchError if sizes differ. How many frames there are is known when all are read, no sooner:
+    what a container says of it may be about."""
     if (first.width, first.height) != (second.width, second.height):
         raise MismatchError(
             f"the sizes differ: {first.width}x{first.height} and {second.width}x{second.height} pixels",
             hint="scale one to the other first",
-        )
-    counts = first.num_frames, second.num_frames
-    if None not in counts and counts[0] != counts[1]:
-        more = abs(counts[0] - counts[1])
-        which = "first" if counts[0] > counts[1] else "second"
-        raise MismatchError(
-            f"the lengths differ: {counts[0]} and {counts[1]} frames; the {which} has {more} more",
-            hint="cut the longer one, or find where frames were lost",
         )
 
 
