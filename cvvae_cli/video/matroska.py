@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 EBML, SEGMENT, CLUSTER, TIMESTAMP = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xE7
 LONGEST_HEAD = 12  # bytes of an element's number and size
+EMPTY_CLUSTER = bytes.fromhex("1F43B675 83 E78100")  # of time 0; FFmpeg opens no stream without any cluster
 
 
 def missing_bytes(path: Path) -> int:

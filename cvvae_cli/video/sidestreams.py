@@ -10,13 +10,14 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 import av
 
 from cvvae_cli.errors import CorruptFileError, UnreadableSourceError
 from cvvae_cli.types import SideStream
-from cvvae_cli.video.matroska import ElementSplitter
+from cvvae_cli.video.matroska import EMPTY_CLUSTER, ElementSplitter
 from cvvae_cli.video.subtitles import MOV_TEXT, SRT, SRT_NAMES, srt_of_mov_text
 
 logger = logging.getLogger("cvvae")
@@ -206,7 +207,8 @@ class SideReader:
     ) -> None:
         """Of `count` streams those of `kinds`, from `start` to `stop` seconds; times count from `start`."""
         try:
-            self.container = av.open(ChainedBytes(parts), "r", format="matroska")
+            whole = chain(parts, [EMPTY_CLUSTER])  # of a file that was cut early there may be no other
+            self.container = av.open(ChainedBytes(whole), "r", format="matroska")
         except (av.FFmpegError, ValueError):
             raise CorruptFileError("the side streams are damaged") from None
         listed = list(self.container.streams)[:count]

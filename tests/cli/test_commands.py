@@ -124,6 +124,12 @@ def test_a_pipe_gives_the_symbols_of_the_file(cvvae, clip, tmp_path):
         assert np.array_equal(next(iter(a)).rgb, next(iter(b)).rgb)
 
 
+def test_a_pipe_that_would_have_to_be_read_backwards_is_refused_with_a_way_out(cvvae, tmp_path):
+    done = cvvae("encode", "-", "pipe.cvl", stdin=mp4(tmp_path / "end.mp4").read_bytes())
+    assert_refused(done)
+    assert "faststart" in done.stderr
+
+
 def test_a_cut_file_is_refused_and_what_is_there_can_be_saved(cvvae, lossless, tmp_path):
     lossless(moving_picture(40, 48, 32))
     assert cvvae("encode", "source.mkv", "whole.cvl").returncode == 0
@@ -217,18 +223,23 @@ def sound_only(path):
         container.mux(audio.encode(None))
 
 
-def bad_sources(folder):
-    """Name of each bad source, after it was made in `folder`."""
-    (folder / "empty.mp4").touch()
-    (folder / "text.mp4").write_text("this is no video\n" * 100)
-    sound_only(folder / "sound.m4a")
-    whole = folder / "whole.mp4"
-    with av.open(str(whole), "w") as container:
+def mp4(path):
+    """A clip whose index lies at its end."""
+    with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         for picture in moving_picture(30, 64, 48):
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(video.encode(None))
+    return path
+
+
+def bad_sources(folder):
+    """Name of each bad source, after it was made in `folder`."""
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("this is no video\n" * 100)
+    sound_only(folder / "sound.m4a")
+    whole = mp4(folder / "whole.mp4")
     (folder / "cut.mp4").write_bytes(whole.read_bytes()[:2000])
     whole.unlink()
     (folder / "no frames").mkdir()

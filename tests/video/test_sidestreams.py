@@ -194,6 +194,15 @@ def test_a_part_has_its_chapters_and_packets_from_zero(tmp_path):
     assert [bytes(p).decode() for p in packets if p.stream.type == "subtitle"] == ["zweite Zeile — ü"]
 
 
+def test_a_stream_that_was_cut_before_its_first_packet_still_has_its_chapters(tmp_path):
+    pieces, count = side_of(rich_source(tmp_path / "source.mkv", subtitles="subrip"))
+    head = [data for time, data in pieces if time is None]
+    left = SideReader(iter(head[:1]), count, ALL_KINDS)
+    assert [s.type for s in left.streams] == ["audio", "subtitle"]
+    assert [c["metadata"]["title"] for c in left.chapters] == ["one", "two"]
+    assert list(left.until(None)) == []
+
+
 def test_the_stream_is_cut_where_clusters_begin(tmp_path):
     pieces, _ = side_of(rich_source(tmp_path / "source.mp4"))
     times = [time for time, _ in pieces]
