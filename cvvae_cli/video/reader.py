@@ -175,7 +175,7 @@ class VideoReader:
         if str(self.source) == "-" and not sys.stdin.buffer.seekable() and not count:
             return UnreadableSourceError(
                 "the video cannot be read from a pipe: it is cut, or says at its end where its frames lie",
-                hint="pass the file by its name, or `< file`; or pipe Matroska, or MP4 made with `-movflags faststart`",
+                hint="pass its name or `< file`; or pipe Matroska, or MP4 made with `-movflags faststart`",
             )
         return UnreadableSourceError(
             f"{self.source} is damaged or cut after frame {count}",
