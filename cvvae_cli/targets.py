@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -33,6 +34,9 @@ from cvvae_cli.video.sidestreams import SideSource, SideWriter
 SAMPLES = 3
 SIZE_MARGIN = 0.97  # samples differ from the whole by some percent
 FILE_BYTES, CHUNK_BYTES = 500, 36  # beside the symbols, rather more: measured 402, some 70 a stream, and 33.7
+ABOUT = 4  # levels near enough to align frames for
+DB_PER_LEVEL, LOG_PER_LEVEL = 0.05, 0.02  # about: of PSNR, and of bits
+LEAST_SLOPE, PATIENCE = 1e-6, 6  # of a search: against noise; tries before it halves what is left
 SAMPLE_CHUNKS = 3  # of latent frames each: the first costs more than those that follow it
 
 
@@ -79,16 +83,17 @@ def find_level(
     aligns, details = aligns and kind.takes_fields, details and kind.takes_detail
     level = (first + last) // 2
     rounds = 2 if aligns else 1
+    shares: dict[int, float] = {}
     for number in range(rounds):
         error = worthless(level) if aligns else None
-        is_last = number == rounds - 1  # before, the level is not needed exactly
-        samples = [encoded(clip, engine, error, details=details and is_last) for clip in clips]
+        within = 1 if number == rounds - 1 else ABOUT
+        samples = [encoded(clip, engine, error, details=details) for clip in clips]
         trial = Trial(samples, frames, engine, weights)
         if target.psnr_db is not None:
-            found = trial.lowest_level(target.psnr_db)
+            found = trial.lowest_level(target.psnr_db, level, within)
             level = last if found is None else found
         else:
-            found = trial.highest_level(most)
+            found = trial.highest_level(most, level, within, shares=shares)
             level = first if found is None else found
     if found is not None:
         return trial.choice(found)
@@ -138,16 +143,28 @@ class SideCounter:
         return self._total
 
 
-def first_true(levels: range, condition: Callable[[int], bool]) -> int | None:
-    """The first level for which a condition holds that holds for all above it."""
-    low, high = levels.start, levels.stop
-    while low < high:
-        middle = (low + high) // 2
-        if condition(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low if low < levels.stop else None
+def first_reaching(
+    levels: range, margin: Callable[[int], float], guess: int, slope: float, within: int = 1
+) -> int | None:
+    """The lowest level whose margin is not below 0, of margins that grow with the level; None: there is none.
+
+    Few are tried: a guess, the next by about how much a level adds, `slope`, then by what the last two differ
+    by; if that takes long, the middle of what is left. `within`: any of so many levels, from that one on,
+    will do.
+    """
+    low, high = levels.start - 1, levels.stop  # reaches it not, reaches it
+    tried: dict[int, float] = {}
+    level = guess
+    while high - low > (within if high in tried else 1):
+        last, found = level, margin(level)
+        low, high = (low, last) if found >= 0 else (last, high)
+        if tried:
+            before, other = list(tried.items())[-1]
+            slope = max((found - other) / (last - before), LEAST_SLOPE)
+        tried[last] = found
+        level = last - math.floor(found / slope) if len(tried) <= PATIENCE else (low + high) // 2
+        level = max(min(level, high - (within if high in tried else 1)), low + 1)
+    return high if high < levels.stop else None
 
 
 def take_clips(video: FrameSource, engine: BaseEngine) -> tuple[list[FrameBatch], int]:
@@ -197,27 +214,48 @@ class Trial:
         self.weights = weights
         self._known: dict[int, float] = {}  # bits of latents at a level
         self._known_details: dict[int, float] = {}
+        self._known_psnr: dict[int, float] = {}
         self.pixels = samples[0].rgb.shape[1] * samples[0].rgb.shape[2]
         first, last = engine.spec.levels or (0, 0)
         self.levels = range(first, last + 1)
 
-    def lowest_level(self, psnr_db: float) -> int | None:
-        """The lowest that reaches a PSNR; None if none does."""
-        return first_true(self.levels, lambda level: self.psnr_db(level) >= psnr_db)
+    def lowest_level(self, psnr_db: float, guess: int, within: int = 1) -> int | None:
+        """The lowest that reaches a PSNR, or one little above it; None if none does."""
+        return first_reaching(self.levels, lambda n: self.psnr_db(n) - psnr_db, guess, DB_PER_LEVEL, within)
 
-    def highest_level(self, most: float) -> int | None:
-        """The highest that needs no more bits per pixel; None if all do.
+    def highest_level(
+        self, most: float, guess: int, within: int = 1, *, shares: dict[int, float] | None = None
+    ) -> int | None:
+        """The highest that needs no more bits per pixel, or one little below it; None if all need more.
 
         What detail takes is measured, for which the network must decode, at few levels only: at that which
-        seems to be the one, until it is.
+        seems to be the one, until it is. `shares`: what it took beside the rest at other levels of a trial
+        like this one; those of this one are added.
         """
-        shares: dict[int, float] = {}  # bits of detail for each of the others
-        while True:
-            above = first_true(self.levels, lambda level: self._expected_bits(level, shares) > most)
-            level = max(self.levels[0], (self.levels.stop if above is None else above) - 1)
-            if not self.has_details or level in shares:
-                return level if self._expected_bits(level, shares) <= most else None
+        if most <= 0:
+            return None
+        shares = {} if shares is None else shares
+        measured: set[int] = set()
+
+        def measure(level: int) -> None:
             shares[level] = self.bits_of_detail(level) / self.bits_of_latents(level)
+            measured.add(level)
+
+        if self.has_details and not shares:
+            measure(guess)
+        downwards = range(-self.levels[-1], 1 - self.levels[0])
+
+        def room(number: int) -> float:
+            """How much is left at a level, counted downwards, as a logarithm."""
+            return math.log(most / self._expected_bits(-number, shares))
+
+        level = guess
+        while True:
+            found = first_reaching(downwards, room, -level, LOG_PER_LEVEL, within)
+            level = self.levels[0] if found is None else -found
+            if not self.has_details or level in measured:
+                return level if self._expected_bits(level, shares) <= most else None
+            measure(level)
 
     def _expected_bits(self, level: int, shares: dict[int, float]) -> float:
         known = sorted(shares)
@@ -263,20 +301,23 @@ class Trial:
     def bits_of_detail(self, level: int) -> float:
         """Bits per pixel of detail, which begins anew where a period does not link well."""
         if level not in self._known_details:
-            self._known_details[level] = self._measure_detail(level)
+            for _ in self._detailed(level):
+                pass
         return self._known_details[level]
 
-    def _measure_detail(self, level: int) -> float:
+    def _detailed(self, level: int) -> Iterator[tuple[Sample, list[Coded]]]:
+        """The samples, coded with their detail; after the last its bits are known."""
         coder = self._coder(level)
         links, details = 0, []
         for sample in self.samples:
             coded = self._coded(coder, sample, level, details=True)
-            details.append([chunk.detail_bits for chunk in coded])
+            yield sample, coded
+            details.append([(chunk.detail_bits, len(chunk.plan.symbols)) for chunk in coded])
             links += coder.links and self._link(coder, sample, level, coded[0].plan.symbols[0])[0]
         latents, starts, fresh = self._starts(coder)
         openings = starts - (starts - fresh) * links / len(self.samples)
-        bits = bits_of_details(details, openings, -(-latents // self.engine.spec.chunk_latents))
-        return bits / (self.frames * self.pixels)
+        bits = bits_of_details(details, openings, latents)
+        self._known_details[level] = bits / (self.frames * self.pixels)
 
     def _starts(self, coder: ResidualCoder) -> tuple[int, int, int]:
         """Of the clip: latent frames, periods, and how many of these begin fresh whatever they hold."""
@@ -340,10 +381,13 @@ class Trial:
 
     def psnr_db(self, level: int) -> float:
         """Mean over the samples' frames, decoded."""
-        coder = self._coder(level)
+        if level not in self._known_psnr:
+            self._known_psnr[level] = self._measure_psnr(level)
+        return self._known_psnr[level]
+
+    def _measure_psnr(self, level: int) -> float:
         values = []
-        for sample in self.samples:
-            coded = self._coded(coder, sample, level, details=True)
+        for sample, coded in self._detailed(level):
             chunks = [
                 replace(chunk, latents=each.latents, detail=each.detail, level=level)
                 for chunk, each in zip(sample.chunks, coded, strict=True)
@@ -373,8 +417,10 @@ class Details:
         return colours_of(memories) if data else None, 8 * len(data)
 
 
-def bits_of_details(samples: list[list[int]], openings: float, chunks: int) -> float:
-    """Of a clip of so many chunks, at `openings` of which detail begins anew, by those of samples."""
-    first = [sample[0] for sample in samples]
-    others = [bits for sample in samples for bits in sample[1:]] or first
-    return openings * sum(first) / len(first) + (chunks - openings) * sum(others) / len(others)
+def bits_of_details(samples: list[list[tuple[int, int]]], openings: float, latents: int) -> float:
+    """Of a clip of so many latent frames, in which detail begins anew `openings` times: by bits and latent
+    frames of the chunks of samples."""
+    first = np.mean([sample[0] for sample in samples], 0)
+    others = np.sum([chunk for sample in samples for chunk in sample[1:]] or [first], 0)
+    following = others[0] / others[1]
+    return float(openings * first[0] + max(0, latents - openings * first[1]) * following)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from cvvae_cli.latents import bits_by_channel, latent_coder, model_of
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.options import DecodeOptions, EncodeOptions, Target
-from cvvae_cli.targets import Trial, bits_of_details, encoded, first_true, take_clips
+from cvvae_cli.targets import Trial, bits_of_details, encoded, first_reaching, take_clips
 from cvvae_cli.video.reader import open_source
 from cvvae_cli.video.writer import OutputOptions
 
@@ -99,10 +100,31 @@ def test_a_target_out_of_reach_is_refused(clip, tmp_path):
         encode_file(clip, tmp_path / "out.cvl", replace(OPTIONS, target=Target(psnr_db=30.0), quality=3))
 
 
-def test_the_search_finds_the_border():
-    for border in (10, 11, 55, 100):
-        assert first_true(range(10, 101), lambda n, border=border: n >= border) == border
-    assert first_true(range(10, 101), lambda n: False) is None
+@pytest.mark.parametrize("power", [0.2, 0.5, 1, 2, 5])
+@pytest.mark.parametrize("slope", [1e-3, 0.05, 20])
+@pytest.mark.parametrize(("guess", "within"), [(55, 1), (10, 1), (100, 4), (55, 4)])
+def test_the_search_finds_the_border(power, slope, guess, within):
+    """Of values that rise straight or not, whatever was believed of how much they do."""
+    tried = []
+
+    def margin(level, border):
+        tried.append(level)
+        return level**power - (border - 0.3) ** power
+
+    for border in (*range(10, 16), 55, *range(96, 101)):
+        tried.clear()
+        found = first_reaching(range(10, 101), partial(margin, border=border), guess, slope, within)
+        assert border <= found < border + within
+        assert len(tried) == len(set(tried)) <= 14
+    assert first_reaching(range(10, 101), lambda _: -1.0, guess, slope, within) is None
+    assert first_reaching(range(10, 101), lambda _: 0.0, guess, slope) == 10
+
+
+def test_of_values_that_rise_as_expected_few_are_tried():
+    tried = []
+    found = first_reaching(range(10, 101), lambda n: tried.append(n) or 0.053 * (n - 71.4), 55, 0.05)
+    assert found == 72
+    assert len(tried) <= 4
 
 
 def test_the_bits_of_the_channels_are_those_of_the_file(clip, tmp_path):
@@ -237,10 +259,15 @@ def test_samples_hold_the_detail_of_the_clip(tiny, lossless, tmp_path, monkeypat
 
 
 def test_detail_begins_anew_as_often_as_periods_do():
-    samples = [[100, 10, 20], [300, 30]]
-    assert bits_of_details(samples, 1, 1) == 200
-    assert bits_of_details(samples, 2, 12) == 2 * 200 + 10 * 20
-    assert bits_of_details([[50]], 1, 3) == 150
+    samples = [[(100, 4), (10, 4), (20, 4)], [(300, 4), (30, 4)]]
+    assert bits_of_details(samples, 1, 4) == 200
+    assert bits_of_details(samples, 2, 48) == 2 * 200 + 10 * 20
+    assert bits_of_details([[(50, 4)]], 1, 12) == 150
+
+
+def test_a_chunk_that_is_cut_counts_as_much_as_it_is():
+    samples = [[(100, 4), (40, 4), (40, 4)], [(100, 4), (10, 1)]]
+    assert bits_of_details(samples, 1, 16) == 100 + 12 * 10
 
 
 def test_the_highest_level_with_detail_is_found_by_few_decodes():
@@ -254,5 +281,5 @@ def test_the_highest_level_with_detail_is_found_by_few_decodes():
         for most in np.linspace(0.005, 0.25, 30):
             decoded.clear()
             best = [level for level in trial.levels if level / 1000 + level**3 / 1e7 <= most]
-            assert trial.highest_level(most) == (best[-1] if best else None)
+            assert trial.highest_level(most, 55) == (best[-1] if best else None)
             assert len(decoded) == len(set(decoded)) <= 7
