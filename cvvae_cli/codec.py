@@ -144,6 +144,7 @@ def choose_quality(source: Path, engine: BaseEngine, weights: Weights, options: 
         )
     if options.quality is not None or options.exact is not None:
         raise ConfigError("a target chooses the quality", hint="pass no --quality and no --exact beside it")
+    logger.warning("samples of the clip are coded, to find the quality")
     with open_source(source, options.frame_rate, deinterlace=options.deinterlace) as video:
         side = video.side_source(side_kinds(options))
         choice = find_level(
