@@ -305,11 +305,10 @@ def level_of(spec: ModelSpec, quality: float | None) -> int | None:
         return spec.default_level
     if spec.levels is None:
         raise ConfigError(f"{spec.name} has one quality level only", hint="leave --quality out")
-    level = round(quality * LEVELS_PER_QUALITY)
     first, last = (number / LEVELS_PER_QUALITY for number in spec.levels)
     if not first <= quality <= last:
         raise ConfigError(f"there is no quality {quality:g}", hint=f"it goes from {first:g} to {last:g}")
-    return level
+    return round(quality * LEVELS_PER_QUALITY)
 
 
 def encode_report(

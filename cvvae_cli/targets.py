@@ -75,6 +75,9 @@ def find_level(
     """
     if engine.spec.levels is None:
         raise ConfigError(f"{engine.spec.name} has one quality level only", hint="leave the target out")
+    asked = (target.bits_per_pixel, target.psnr_db, target.size_bytes)
+    if not all(value is None or math.isfinite(value) for value in asked):
+        raise ConfigError("a target is a finite number", hint="for the best quality pass --quality 10")
     first, last = engine.spec.levels
     counter = SideCounter(video, side)
     clips, frames = take_clips(video, engine)

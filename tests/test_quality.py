@@ -100,6 +100,18 @@ def test_a_target_out_of_reach_is_refused(clip, tmp_path):
         encode_file(clip, tmp_path / "out.cvl", replace(OPTIONS, target=Target(psnr_db=30.0), quality=3))
 
 
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_no_number_is_no_quality_and_no_target(clip, tmp_path, number):
+    for asked in (
+        {"quality": number},
+        {"target": Target(psnr_db=number)},
+        {"target": Target(bits_per_pixel=number)},
+    ):
+        with pytest.raises(ConfigError, match=r"no quality|finite"):
+            encode_file(clip, tmp_path / "out.cvl", replace(OPTIONS, **asked))
+    assert not list(tmp_path.glob("out*"))
+
+
 @pytest.mark.parametrize("power", [0.2, 0.5, 1, 2, 5])
 @pytest.mark.parametrize("slope", [1e-3, 0.05, 20])
 @pytest.mark.parametrize(("guess", "within"), [(55, 1), (10, 1), (100, 4), (55, 4)])

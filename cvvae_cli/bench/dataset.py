@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from cvvae_cli.container.header import MAX_SIDE
 from cvvae_cli.errors import ConfigError, SourceNotFoundError, UnreadableSourceError
 from cvvae_cli.types import FrameBatch, VideoInfo
 from cvvae_cli.video.color import in_eight_bits
@@ -87,6 +88,8 @@ def choose_protocol(
         raise ConfigError(f"{resize!r} is no size", hint="for example 480 (the short side) or 848x480")
     if resize is not None and min(map(int, resize.split("x"))) < MIN_SIDE:
         raise ConfigError(f"{resize} is too small", hint=f"the smallest side is {MIN_SIDE}")
+    if resize is not None and max(map(int, resize.split("x"))) > MAX_SIDE:
+        raise ConfigError(f"{resize} is too large", hint=f"the largest side is {MAX_SIDE}")
     if crop not in (None, "center", "none"):
         raise ConfigError(f"no crop is called {crop!r}", hint="it can be center or none")
     given = {"frames": frames, "stride": stride, "start": start, "resize": resize, "crop": crop}

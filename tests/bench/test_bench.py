@@ -167,6 +167,8 @@ def test_fail_under_sets_the_exit_code(cvvae, dataset):
         (("--metrics", "beauty"), "no metric"),
         (("--protocol", "imagenet"), "no protocol"),
         (("--quality", "11"), "no quality"),
+        (("--quality", "nan"), "no quality"),
+        (("--resize", "9" * 12), "too large"),
         (("--fail-under", "beauty=3"), "no figure"),
         (("--model", "nonsense"), "no model"),
         (("--json", "--ndjson"), "exclude"),
