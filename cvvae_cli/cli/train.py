@@ -49,7 +49,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, instead of the recipe's.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to compute with.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=4096, help="CPU threads to compute with.")] = None,
     device: Device = "auto",
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace the exported file if it exists.")

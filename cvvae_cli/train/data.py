@@ -26,6 +26,7 @@ from cvvae_cli.video.sources import Sources, search_folder
 
 logger = logging.getLogger("cvvae")
 MAX_UNREADABLE = 20
+UNREADABLE = (av.FFmpegError, OSError, IndexError, RuntimeError)  # what reading a broken file raises
 CAMERA_SPEEDS = (0.0, 0.003, 0.01, 0.03)  # of the picture's size per frame
 
 
@@ -148,7 +149,7 @@ class ClipSampler:
         """A decoded file; None for one that cannot be read, which is named once."""
         try:
             return load(path)
-        except (av.FFmpegError, OSError, IndexError, RuntimeError) as error:
+        except UNREADABLE as error:
             if path not in self.unreadable:
                 self.unreadable.add(path)
                 logger.warning("left out: %s cannot be read (%s)", path, error)

@@ -20,6 +20,7 @@ from cvvae_cli.errors import ConfigError
 from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import ScheduleSection, Stage, TrainConfig, config_from_dict
 from cvvae_cli.train.data import (
+    UNREADABLE,
     ClipSampler,
     SampleNoise,
     as_model_input,
@@ -222,7 +223,13 @@ def load_holdout(config: TrainConfig) -> Iterator[tuple[str, Tensor]]:
     if config.data.holdout is None:
         return
     for path in find_sources((config.data.holdout,)).videos:
-        yield path.name, as_model_input(load_video(path, config.data)[:EVALUATION_FRAMES].numpy())
+        try:
+            video = load_video(path, config.data)[:EVALUATION_FRAMES]
+        except UNREADABLE:
+            raise ConfigError(
+                f"{path} cannot be read", hint="figures are taken on held-out clips: take it out of them"
+            ) from None
+        yield path.name, as_model_input(video.numpy())
 
 
 @torch.inference_mode()

@@ -30,7 +30,7 @@ from cvvae_cli.train.config import (
 )
 from cvvae_cli.train.data import ClipSampler, MemoryCache, find_sources
 from cvvae_cli.train.export import export_coder, scale_to_highest_level, with_levels_up_to
-from cvvae_cli.train.loop import learning_rate_factor, stage_at, train
+from cvvae_cli.train.loop import learning_rate_factor, load_holdout, stage_at, train
 from cvvae_cli.train.losses import lambda_of, mean_of_samples, rate_distortion, through
 from cvvae_cli.train.motion import rounded_motion
 from cvvae_cli.train.prior import (
@@ -149,6 +149,13 @@ def test_a_file_that_cannot_be_read_is_named_once_and_left_out(data, caplog):
         path.write_text("no video either")
     with pytest.raises(ConfigError, match="cannot be read"):
         ClipSampler(find_sources(section.folders), section, 1).batch(0, 1, 5, 32)
+
+
+def test_a_held_out_clip_that_cannot_be_read_is_named(data):
+    (data / "broken.mp4").write_text("no video")
+    config = TrainConfig(name="test", data=DataSection(folders=(str(data),), holdout=str(data)))
+    with pytest.raises(ConfigError, match=r"broken\.mp4 cannot be read"):
+        list(load_holdout(config))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
