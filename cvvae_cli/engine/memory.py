@@ -1,4 +1,4 @@
-"""What a window of the paper's networks needs, and whether it is there, before the first computation."""
+"""What a model needs, and whether it is there, before the first computation."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import torch
 from cvvae_cli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cvvae_cli.engine.base import BaseEngine
     from cvvae_cli.engine.windows import WindowEngine
 
 LAYERS_ON_CPU = 4.0  # full-resolution layers of the first width held at once (`make benchmark-paper`)
 LAYERS_ELSEWHERE = 5.0  # where results do not take the place of inputs; not measured
 SHARE = 0.85  # of what is free, if no limit is given
 SMALLEST_TILE = 8  # latent positions
+# Bytes for every pixel of a large picture, and more for every latent frame of a chunk, of streaming models on
+# CPUs (measured at 1920x1080 and 3840x2160, a camera that moves, bf16): to encode, so with detail, to decode
+ENCODING, MIRRORED, DECODING = (70, 120), (300, 210), (290, 210)
 
 
 def bytes_of_tile(
@@ -47,6 +51,26 @@ def require_memory(engine: WindowEngine, frames: int, rows: int, columns: int) -
         f"{limit / 1e9:.1f} GB are there",
         hint=hint,
     )
+
+
+def require_memory_for_chunk(
+    engine: BaseEngine, each: tuple[int, int], latents: int, size: tuple[int, int]
+) -> None:
+    """Raise ConfigError if a chunk of so many latent frames will not fit.
+
+    `each`: bytes of a pixel, and of one in each latent frame; `size`: rows and columns of a picture.
+    """
+    if engine.placement.device.type != "cpu":
+        return  # not measured
+    limit = engine.options.max_memory_bytes or free_bytes(engine.placement.device)
+    needed = (each[0] + latents * each[1]) * size[0] * size[1]
+    if limit is not None and needed > limit:
+        way_out = " pass --no-detail, which needs a third to half," if each == MIRRORED else ""
+        raise ConfigError(
+            f"{latents} latent frames of {size[1]}x{size[0]} pixels need about {needed / 1e9:.1f} GB, "
+            f"{limit / 1e9:.1f} GB are there",
+            hint=f"scale it down,{way_out} or try all the same with --max-memory {-(-needed // 10**9)}GB",
+        )
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -26,6 +26,7 @@ from cvvae_cli.engine.base import (
 from cvvae_cli.engine.borders import Borders
 from cvvae_cli.engine.device import keep_freed_memory
 from cvvae_cli.engine.joints import Joints, Shown
+from cvvae_cli.engine.memory import DECODING, ENCODING, MIRRORED, require_memory_for_chunk
 from cvvae_cli.engine.plan import Tile, group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.refining import Refining
 from cvvae_cli.engine.tiles import TiledRunner
@@ -71,11 +72,13 @@ class Engine(BaseEngine):
         latent = first_latent
         for batch in regroup(batches, geometry, chunk, first_latent):
             height, width = geometry.latent_size(batch.rgb.shape[2], batch.rgb.shape[1])
-            if runner is None:
-                runner = self._runner(self._encode, height, width, geometry.pixels, 1, self.spec.encode_halo)
             start = geometry.frames_of(range(latent, latent + chunk)).start
             frames = range(start, start + len(batch))
             count = geometry.num_latents(frames.stop) - latent
+            if runner is None:
+                each = MIRRORED if keeps_means else ENCODING
+                require_memory_for_chunk(self, each, count, batch.rgb.shape[1:3])
+                runner = self._runner(self._encode, height, width, geometry.pixels, 1, self.spec.encode_halo)
             group = self._group(height, width)
             step = geometry.frames * group
             repeats = geometry.frames - 1 if latent == 0 else 0
@@ -146,6 +149,7 @@ class Engine(BaseEngine):
         borders = Borders(size) if self.spec.fills_borders else None
         for chunk in chunks:
             if runner is None:
+                require_memory_for_chunk(self, DECODING, chunk.latents.shape[1], size)
                 runner = self._decoding_runner(*chunk.latents.shape[-2:])
                 refining = self._refining(*chunk.latents.shape[-2:])
             yield from self._frames(runner, chunk, wanted, refining, borders)

@@ -134,9 +134,10 @@ class VideoReader:
                 f"{self.source} may not be read", hint="check its permissions"
             ) from None
         except (av.FFmpegError, OSError, ValueError):
+            is_ours = self.source.suffix.lower() == ".cvl"
+            hint = "`cvvae decode` makes one" if is_ours else "it is empty, cut short, or of another kind"
             raise UnreadableSourceError(
-                f"{self.source} is not a video or picture that can be read",
-                hint="it is empty, cut short, or of another kind",
+                f"{self.source} is not a video or picture that can be read", hint=hint
             ) from None
 
     def _decode(self) -> Iterator[av.VideoFrame]:

@@ -263,7 +263,9 @@ def test_bad_sources_are_refused_in_one_sentence_and_leave_nothing(cvvae, tmp_pa
     names = [*bad_sources(tmp_path), next(GOLDEN.glob("*.cvl"))]
     before = sorted(p.name for p in tmp_path.iterdir())
     for name in names:
-        assert_refused(cvvae("encode", name, "out.cvl"))
+        done = cvvae("encode", name, "out.cvl")
+        assert_refused(done)
+        assert ("cvvae decode" in done.stderr) == str(name).endswith(".cvl")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 

@@ -8,9 +8,10 @@ import torch
 from conftest import CPU
 from tiny import batches_of, moving_picture, random_network
 
+from cvvae_cli.engine import memory
 from cvvae_cli.engine.device import Placement
 from cvvae_cli.engine.stream import Engine, EngineOptions
-from cvvae_cli.errors import NonFiniteError
+from cvvae_cli.errors import ConfigError, NonFiniteError
 from cvvae_cli.models.registry import Weights
 
 CLIP = moving_picture(45, 72, 56)
@@ -55,6 +56,19 @@ def test_tiles_with_halo_equal_the_whole_picture(tiny, tile):
     difference = np.abs(decode(tiled, chunks).astype(int) - decode(whole, chunks))
     assert difference.max() <= 1
     assert difference.mean() < 1e-3
+
+
+def test_what_does_not_fit_is_refused_before_work_starts(tiny, monkeypatch):
+    """With what it needs; who knows better says so."""
+    chunks, _ = encode(Engine(tiny, Weights(tiny).build, CPU), CLIP)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**6)
+    engine = Engine(tiny, Weights(tiny).build, CPU)
+    with pytest.raises(ConfigError, match=r"72x56 pixels need about 0\.0 GB, 0\.0 GB are there"):
+        encode(engine, CLIP)
+    with pytest.raises(ConfigError, match="need about"):
+        decode(engine, chunks)
+    roomy = Engine(tiny, Weights(tiny).build, CPU, EngineOptions(max_memory_bytes=10**7))
+    assert len(decode(roomy, encode(roomy, CLIP)[0])) == len(CLIP)
 
 
 def test_two_runs_are_bit_identical(engine):
