@@ -156,17 +156,20 @@ def first_reaching(
     will do.
     """
     low, high = levels.start - 1, levels.stop  # reaches it not, reaches it
-    tried: dict[int, float] = {}
-    level = guess
-    while high - low > (within if high in tried else 1):
-        last, found = level, margin(level)
-        low, high = (low, last) if found >= 0 else (last, high)
-        if tried:
-            before, other = list(tried.items())[-1]
-            slope = max((found - other) / (last - before), LEAST_SLOPE)
-        tried[last] = found
-        level = last - math.floor(found / slope) if len(tried) <= PATIENCE else (low + high) // 2
-        level = max(min(level, high - (within if high in tried else 1)), low + 1)
+    tries: list[tuple[int, float]] = []
+    level, gap = guess, 1
+    while high - low > gap:
+        found = margin(level)
+        if found < 0:
+            low = level
+        else:
+            high, gap = level, within
+        if tries:
+            before, other = tries[-1]
+            slope = max((found - other) / (level - before), LEAST_SLOPE)
+        tries.append((level, found))
+        level = level - math.floor(found / slope) if len(tries) <= PATIENCE else (low + high) // 2
+        level = max(min(level, high - gap), low + 1)
     return high if high < levels.stop else None
 
 

@@ -86,9 +86,10 @@ def choose_protocol(
         raise ConfigError(f"no protocol is called {name!r}", hint=f"known protocols: {', '.join(PROTOCOLS)}")
     if resize is not None and not re.fullmatch(r"\d+(x\d+)?", resize):
         raise ConfigError(f"{resize!r} is no size", hint="for example 480 (the short side) or 848x480")
-    if resize is not None and min(map(int, resize.split("x"))) < MIN_SIDE:
+    sides = [] if resize is None else [int(side) for side in resize.split("x")]
+    if any(side < MIN_SIDE for side in sides):
         raise ConfigError(f"{resize} is too small", hint=f"the smallest side is {MIN_SIDE}")
-    if resize is not None and max(map(int, resize.split("x"))) > MAX_SIDE:
+    if any(side > MAX_SIDE for side in sides):
         raise ConfigError(f"{resize} is too large", hint=f"the largest side is {MAX_SIDE}")
     if crop not in (None, "center", "none"):
         raise ConfigError(f"no crop is called {crop!r}", hint="it can be center or none")

@@ -31,7 +31,7 @@ def bytes_of_tile(
 
 def require_memory(engine: WindowEngine, frames: int, rows: int, columns: int) -> None:
     """Raise ConfigError if a tile will not fit, with the tile that would. Sizes in latent positions."""
-    limit = engine.options.max_memory_bytes or free_bytes(engine.placement.device)
+    limit = limit_of(engine)
     if limit is None:
         return
     tile, width = engine.windows.tile, engine.spec.width
@@ -46,11 +46,8 @@ def require_memory(engine: WindowEngine, frames: int, rows: int, columns: int) -
     hint = (
         f"pass --tile {fitting * engine.spec.geometry.pixels}; it is part of the result, and kept in the file"
     )
-    raise ConfigError(
-        f"a tile of {min(columns, tile) * 8}x{min(rows, tile) * 8} pixels needs about {needed / 1e9:.1f} GB, "
-        f"{limit / 1e9:.1f} GB are there",
-        hint=hint,
-    )
+    size = f"{min(columns, tile) * 8}x{min(rows, tile) * 8}"
+    raise too_large(f"a tile of {size} pixels needs", needed, limit, hint)
 
 
 def require_memory_for_chunk(
@@ -62,15 +59,23 @@ def require_memory_for_chunk(
     """
     if engine.placement.device.type != "cpu":
         return  # not measured
-    limit = engine.options.max_memory_bytes or free_bytes(engine.placement.device)
+    limit = limit_of(engine)
     needed = (each[0] + latents * each[1]) * size[0] * size[1]
     if limit is not None and needed > limit:
         way_out = " pass --no-detail, which needs a third to half," if each == MIRRORED else ""
-        raise ConfigError(
-            f"{latents} latent frames of {size[1]}x{size[0]} pixels need about {needed / 1e9:.1f} GB, "
-            f"{limit / 1e9:.1f} GB are there",
-            hint=f"scale it down,{way_out} or try all the same with --max-memory {-(-needed // 10**9)}GB",
-        )
+        hint = f"scale it down,{way_out} or try all the same with --max-memory {-(-needed // 10**9)}GB"
+        what = f"{latents} latent frames of {size[1]}x{size[0]} pixels need"
+        raise too_large(what, needed, limit, hint)
+
+
+def too_large(what: str, needed: int, limit: int, hint: str) -> ConfigError:
+    """The error that says what needs how many bytes, and how many there are."""
+    return ConfigError(f"{what} about {needed / 1e9:.1f} GB, {limit / 1e9:.1f} GB are there", hint=hint)
+
+
+def limit_of(engine: BaseEngine) -> int | None:
+    """Bytes that a model may take: as many as the options say, else most of what is left."""
+    return engine.options.max_memory_bytes or free_bytes(engine.placement.device)
 
 
 def free_bytes(device: torch.device) -> int | None:
