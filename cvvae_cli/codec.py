@@ -10,7 +10,6 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from cvvae_cli.access import (
     time_span,
 )
 from cvvae_cli.bitstream.chunk import LatentCoder
+from cvvae_cli.bitstream.correction_choice import LEAST_CORRECTED
 from cvvae_cli.bitstream.exact import EXACT_TYPES
 from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.container.fingerprint import fingerprint, hash_file
@@ -131,7 +131,9 @@ def write_cvl(
         error = worthless(level) if aligns and coder.takes_fields and level is not None else None
         mirror = None
         if details and coder.takes_detail and isinstance(engine, Engine):
-            mirror = Mirror(engine, level)
+            width, height = cvl.header.size
+            corrects = coder.takes_corrections and level is not None and level >= LEAST_CORRECTED
+            mirror = Mirror(engine, level, (height, width) if corrects else None)
         yield from EncodeJob(cvl, video, side, engine, coder, point or START, error, mirror).run()
 
 
@@ -183,11 +185,14 @@ class EncodeJob:
         with closing(ahead(self._computed(number, side), self.engine.placement.device)) as computed:
             for chunk, packets in computed:
                 if number >= self.point.chunks:
-                    lacking = partial(self.mirror.lacking, chunk) if self.mirror else None
-                    data = self.coder.encode(cvl.num_latents, chunk.latents, chunk.fields, lacking)
+                    mirrored = self.mirror.of(chunk) if self.mirror else None
+                    data = self.coder.encode(cvl.num_latents, chunk.latents, chunk.fields, mirrored)
                     cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
-                elif number == self.point.chunks - 1 and tuple(chunk.pts.tolist()) != self.point.pts:
-                    raise ConfigError("the source reads differently from before", hint=START_OVER)
+                elif number == self.point.chunks - 1:
+                    if tuple(chunk.pts.tolist()) != self.point.pts:
+                        raise ConfigError("the source reads differently from before", hint=START_OVER)
+                    if self.mirror:
+                        self.mirror.sources(chunk)
                 number += 1
                 cvl.write_side(replay.rest(packets))
                 cvl.sync()
@@ -230,7 +235,7 @@ class EncodeJob:
         size = header.geometry.latent_size(*header.size)
         first = chunks - 1
         if self.mirror:
-            first = min(first, self.engine.reaching(chunks * header.chunk, *size) // header.chunk)
+            first = min(first, self.mirror.reaching(chunks * header.chunk, *size) // header.chunk)
         with open_cvl(Path(self.cvl.file.name), allow_partial=True) as written:
             for chunk in decoded_chunks(written, self.coder, range(first, chunks)):
                 if self.mirror:

@@ -80,11 +80,17 @@ def decoded_chunks(
         latents = range(chunk.latents.start, min(chunk.latents.stop, stop))
         values, fields, memories = decoded(chunk, latents)
         if number in chunks:
-            start = cvl.frames_of(number).start
-            frames = range(start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
-            pts = np.array(chunk.pts[: len(frames)], np.int64)
-            detail = None if memories is None else colours_of(memories)
-            yield LatentChunk(values, frames, pts, fields, detail=detail, level=header.level)
+            every = cvl.frames_of(number)
+            frames = range(every.start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
+            yield LatentChunk(
+                values,
+                frames,
+                np.array(chunk.pts[: len(frames)], np.int64),
+                fields,
+                detail=None if memories is None else colours_of(memories),
+                level=header.level,
+                corrections=coder.decode_corrections(chunk.symbols, values.shape, every),
+            )
 
 
 def openings(cvl: CvlReader, coder: LatentCoder, number: int) -> list[Chunk]:

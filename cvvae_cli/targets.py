@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from cvvae_cli.bitstream.anchors import DetailedCoder
-from cvvae_cli.bitstream.chunk import MOST_LINKED, ChunkCoder, better_beginning, which_aligned
+from cvvae_cli.bitstream.chunk import MOST_LINKED, ChunkCoder, better_beginning, told_by, which_aligned
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
+from cvvae_cli.bitstream.correction_choice import LEAST_CORRECTED, encode_left
+from cvvae_cli.bitstream.corrections import CorrectionCoder
 from cvvae_cli.bitstream.detail import DetailCoder, Memory, colours_of
 from cvvae_cli.bitstream.detail_choice import encode_lacking
 from cvvae_cli.bitstream.flow import FlowCoder, worthless
@@ -26,7 +28,7 @@ from cvvae_cli.errors import ConfigError
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights
 from cvvae_cli.options import Target
-from cvvae_cli.types import FrameBatch, LatentChunk
+from cvvae_cli.types import Correction, FrameBatch, LatentChunk
 from cvvae_cli.video.color import in_eight_bits
 from cvvae_cli.video.reader import FrameSource, VideoReader
 from cvvae_cli.video.sidestreams import SideSource, SideWriter
@@ -206,7 +208,8 @@ class Coded:
     plan: Plan
     latents: np.ndarray  # as they are decoded
     detail: np.ndarray | None  # that is added to its pictures
-    detail_bits: int
+    corrections: dict[int, Correction] | None  # and to its frames
+    detail_bits: int  # with those of corrections
 
 
 class Trial:
@@ -368,15 +371,19 @@ class Trial:
         """The chunks of a sample; the coder is fresh at the first."""
         chunks = ChunkCoder(coder, period=2**20)
         quantizer = Quantizer(*self.weights.gain_and_step(level), coder.symbol_bits)
-        detailed = Details(self.engine, level) if details and self.has_details else None
+        detailed = (
+            Details(self.engine, level, (sample.rgb.shape[1], sample.rgb.shape[2]))
+            if details and self.has_details
+            else None
+        )
         coded, first_latent = [], 0
         for chunk in sample.chunks:
             plan = chunks.choose(first_latent, *self._scaled(chunk, level))
             latents = quantizer.dequantize(plan.symbols)
-            detail, bits = None, 0
+            more: More = None, None, 0
             if detailed and isinstance(coder, DetailedCoder):
-                detail, bits = detailed.of(chunk, latents, coder.vectors(plan.symbols.shape))
-            coded.append(Coded(plan, latents, detail, bits))
+                more = detailed.of(chunk, latents, coder.vectors(plan.symbols.shape))
+            coded.append(Coded(plan, latents, *more))
             first_latent += chunk.latents.shape[1]
         return coded
 
@@ -395,7 +402,13 @@ class Trial:
         values = []
         for sample, coded in self._detailed(level):
             chunks = [
-                replace(chunk, latents=each.latents, detail=each.detail, level=level)
+                replace(
+                    chunk,
+                    latents=each.latents,
+                    detail=each.detail,
+                    level=level,
+                    corrections=each.corrections,
+                )
                 for chunk, each in zip(sample.chunks, coded, strict=True)
             ]
             height, width = sample.rgb.shape[1:3]
@@ -404,23 +417,30 @@ class Trial:
         return float(np.concatenate(values).mean())
 
 
-class Details:
-    """Codes the detail of a sample at a level, chunk by chunk."""
+More = tuple[np.ndarray | None, dict[int, Correction] | None, int]  # detail, corrections, bits of both
 
-    def __init__(self, engine: BaseEngine, level: int) -> None:
+
+class Details:
+    """Codes the detail and the corrections of a sample at a level, chunk by chunk."""
+
+    def __init__(self, engine: BaseEngine, level: int, size: tuple[int, int]) -> None:
+        """`size`: rows and columns of a frame."""
         assert isinstance(engine, Engine)  # the windowed models have no coder of detail
-        self.mirror = Mirror(engine, level)
-        self.coder = DetailCoder(level)
+        corrects = ENTROPY_CODERS[engine.spec.coder].takes_corrections and level >= LEAST_CORRECTED
+        self.mirror = Mirror(engine, level, size if corrects else None)
+        self.coder, self.corrections = DetailCoder(level), CorrectionCoder(level)
         self.memory: Memory | None = None
 
-    def of(
-        self, chunk: LatentChunk, latents: np.ndarray, vectors: list[np.ndarray]
-    ) -> tuple[np.ndarray | None, int]:
-        """What is added to pictures, if anything is, and its bits."""
+    def of(self, chunk: LatentChunk, latents: np.ndarray, vectors: list[np.ndarray]) -> More:
+        """What is added to pictures and to frames, if anything is."""
         memory = self.memory or Memory.empty(*latents.shape[2:])
-        data, memories = encode_lacking(self.coder, memory, vectors, self.mirror.lacking(chunk, latents))
+        mirrored = self.mirror.of(chunk)
+        data, memories = encode_lacking(self.coder, memory, vectors, mirrored.lacking(latents))
         self.memory = memories[-1]
-        return colours_of(memories) if data else None, 8 * len(data)
+        detail = colours_of(memories) if data else None
+        more = encode_left(self.corrections, mirrored.left(detail))
+        corrections = self.corrections.decode(more, told_by(chunk.frames), *latents.shape[2:])
+        return detail, corrections, 8 * (len(data) + len(more))
 
 
 def bits_of_details(samples: list[list[tuple[int, int]]], openings: float, latents: int) -> float:

@@ -126,6 +126,16 @@ class LatentChunk:
     means: np.ndarray | None = None  # float32 (t, 3, H, W) in [-1, 1]: of the frames of each, as encoded
     detail: np.ndarray | None = None  # int16 (t, 3, H, W) in 2^-4 levels, added to what is decoded
     level: int | None = None  # of quality, in tenths; None: latents that are not rounded
+    rgb: np.ndarray | None = None  # (T, H, W, 3) as in a FrameBatch: the frames as they were
+    corrections: dict[int, Correction] | None = None  # of frames by their numbers, when all else is done
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What is added to a single frame."""
+
+    changed: np.ndarray  # bool (rows, columns): in which blocks of 8x8 pixels
+    colours: np.ndarray  # int16 (n, 3, 8, 8) in 2^-4 levels: what, in each of them
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from tiny import batches_of, moving_picture
 from video.sources import Kind, write_source
 
-from cvvae_cli.bitstream import detail_choice
+from cvvae_cli.bitstream import cosine_choice
 from cvvae_cli.bitstream.chunk import cut
 from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.codec import decode_file, encode_file
@@ -249,7 +249,7 @@ def test_samples_are_coded_as_the_clip_is(tiny, lossless, tmp_path):
 
 def test_samples_hold_the_detail_of_the_clip(tiny, lossless, tmp_path, monkeypatch):
     """Of a clip that is one sample: as many bits, and pictures as sharp."""
-    monkeypatch.setattr(detail_choice, "LAST_PRICE", detail_choice.FIRST_PRICE)
+    monkeypatch.setattr(cosine_choice, "LAST_PRICE", cosine_choice.FIRST_PRICE)
     rgb = moving_picture(45, 64, 48, seed=11)
     source, options = lossless(rgb), replace(OPTIONS, model="tiny-8", quality=7, align=False)
     encode_file(source, tmp_path / "out.cvl", options)

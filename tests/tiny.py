@@ -40,6 +40,8 @@ REFINED = len(CODERS) + 1  # the number of the tiny model with a refiner
 FILLED = REFINED + 1  # and of the one that takes what its groups lost from those beside
 ACROSS = FILLED + 1  # and of the one whose refiner sees farther, and the chunk before
 JOINED = ACROSS + 1  # and of the one with a joiner
+CORRECTED = JOINED + 1  # and of the one whose frames are corrected
+FILES = {FILLED: REFINED, CORRECTED: JOINED}  # the number of the file of the weights, if it is another's
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
     latent_channels=4, fine_channels=8, coarse_channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
@@ -51,8 +53,9 @@ def tiny_spec(number: int = 1) -> ModelSpec:
 
     The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner, tiny-10
     is tiny-9 that fills borders, tiny-11 fills them too and has another refiner, tiny-12 a joiner as well.
+    tiny-13 is tiny-12 with `prior-8`.
     """
-    name, file = f"tiny-{number}", f"tiny-{REFINED if number == FILLED else number}.safetensors"
+    name, file = f"tiny-{number}", f"tiny-{FILES.get(number, number)}.safetensors"
     data = (GOLDEN / file).read_bytes()
     return ModelSpec(
         name=name,
@@ -61,7 +64,7 @@ def tiny_spec(number: int = 1) -> ModelSpec:
         weights_file=file,
         weights_sha256=hashlib.sha256(data).hexdigest(),
         chunk_latents=4,
-        coder=CODERS[min(number, len(CODERS)) - 1],
+        coder="prior-8" if number == CORRECTED else CODERS[min(number, len(CODERS)) - 1],
         period=8,
         encode_context=CONFIG.encode_context,
         decode_context=CONFIG.decode_context,
@@ -257,6 +260,7 @@ GOLDENS = {
     "v1.0-aligned": {"model": "tiny-6", "quality": 8.5},
     "v1.0-linked": {"model": "tiny-7", "quality": 8.5},
     "v1.0-detailed": {"model": "tiny-8", "quality": 8.5},
+    "v1.0-corrected": {"model": f"tiny-{CORRECTED}", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
@@ -264,20 +268,21 @@ GOLDENS = {
 def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     """Write golden files of format 1.0, their symbols or latents, and their frames."""
     from cvvae_cli import codec, latents, store
-    from cvvae_cli.bitstream import detail_choice
+    from cvvae_cli.bitstream import cosine_choice
     from cvvae_cli.bitstream.coders import ENTROPY_CODERS
     from cvvae_cli.engine.device import choose_placement
     from cvvae_cli.flow import align, refinement
     from cvvae_cli.options import EncodeOptions
 
     refinement.WORTHLESS, align.LEAST_GAIN = 1.0, -0.1  # so that fields hold something in all their parts
-    detail_choice.LAST_PRICE = detail_choice.FIRST_PRICE  # so that not all is shown, however bad the network
-    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in range(1, len(CODERS) + 1)})
+    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in range(1, CORRECTED + 1)})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
     source = GOLDEN / "source.mkv"
     for name in names:
         options = GOLDENS[name]
-        write_golden_source(source, is_slow="linked" in name or "detailed" in name)
+        # so that not all is shown, nor corrected, however bad the network
+        cosine_choice.LAST_PRICE = 2000.0 if "corrected" in name else cosine_choice.FIRST_PRICE
+        write_golden_source(source, is_slow=name.split("-")[1] in ("linked", "detailed"))
         golden = GOLDEN / f"{name}.cvl"
         codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))
         with open_cvl(golden) as cvl:
@@ -319,5 +324,5 @@ def write_golden_source(path: Path, *, is_slow: bool = False) -> None:
 
 if __name__ == "__main__":
     make_goldens(
-        ["v1.0-detailed"]
+        ["v1.0-corrected"]
     )  # the weights of tiny-6, and so of those after it, are of make_prior_weights

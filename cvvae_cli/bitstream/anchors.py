@@ -149,3 +149,11 @@ class DetailedCoder(LinkedCoder):
         t, _, h, w = shape
         still = np.zeros((2, -(-h // BLOCK), -(-w // BLOCK)), np.int32)
         return [still] * (t - len(self._fields)) + self._fields  # in a fresh one nothing moves
+
+
+class CorrectedCoder(DetailedCoder):
+    """`prior-8` of one quality level: `prior-7` beside which single frames are corrected
+    (bitstream/corrections.py)."""
+
+    name = "prior-8"
+    takes_corrections = True

@@ -6,14 +6,16 @@ begin there: it starts fresh, or, if it links periods, from the first latent fra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 
-from cvvae_cli.bitstream.anchors import DetailedCoder
+from cvvae_cli.bitstream.anchors import CorrectedCoder, DetailedCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
-from cvvae_cli.bitstream.detail import DetailCoder, Lack, Memory
+from cvvae_cli.bitstream.correction_choice import encode_left
+from cvvae_cli.bitstream.corrections import CorrectionCoder
+from cvvae_cli.bitstream.detail import DetailCoder, Memory, colours_of
 from cvvae_cli.bitstream.detail_choice import encode_lacking
 from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
@@ -21,9 +23,7 @@ from cvvae_cli.bitstream.residuals import Aligned, Past, Plan, shift
 from cvvae_cli.bitstream.vectors import CELL
 from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError
 from cvvae_cli.flow.field import OTHERS, field_size
-
-if TYPE_CHECKING:
-    from cvvae_cli.bitstream.anchors import DetailedCoder
+from cvvae_cli.types import Correction, Lacking
 
 SIZE_BYTES = 3
 FRESH, LINKED = 0, 1  # how a period begins
@@ -32,19 +32,34 @@ Shape = tuple[int, int, int, int]
 Fields = np.ndarray | None  # int16 (t, 3, 2, rows, columns), where frames may be aligned: flow/field.py
 
 
+class Mirrored(Protocol):
+    """What a decoder will make of a chunk that is encoded (engine/mirror.py)."""
+
+    def lacking(self, latents: np.ndarray) -> Lacking:
+        """What pictures of latents float32 (C, t, h, w), as they will be decoded, lack."""
+        ...
+
+    def left(self, detail: np.ndarray | None) -> Iterator[np.ndarray]:
+        """Of the latents that `lacking` was given last: what each frame lacks that can be told by now.
+
+        `detail` int16 (t, 3, H, W) is what is added to the pictures. float32 (3, H, W) in levels of 255.
+        """
+        ...
+
+
 class LatentCoder(Protocol):
     """Codes the chunks of a file in order; `first_latent` says where each stands."""
 
     takes_fields: bool  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
     takes_detail: bool  # whether what pictures lack is coded beside them (bitstream/detail.py)
+    takes_corrections: bool  # and whether what single frames lack is (bitstream/corrections.py)
 
     def encode(
-        self, first_latent: int, latents: np.ndarray, fields: Fields = None, lacking: Lack | None = None
+        self, first_latent: int, latents: np.ndarray, fields: Fields = None, mirrored: Mirrored | None = None
     ) -> bytes:
         """float32 (C, t, h, w), and fields int16 (t, 3, 2, rows, columns) or None → bytes.
 
-        `lacking` says what pictures of latents lack, as `decode` will give these; without it no detail is
-        coded.
+        `mirrored` says what will lack; without it neither detail nor corrections are coded.
         """
         ...
 
@@ -58,6 +73,10 @@ class LatentCoder(Protocol):
 
     def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> list[Memory] | None:
         """Of what `decode` was just given: what is remembered at each latent frame, if any of it is shown."""
+        ...
+
+    def decode_corrections(self, data: bytes, shape: Shape, frames: range) -> dict[int, Correction] | None:
+        """Of a chunk of frames: what is added to those that can be told by then, if anything is."""
         ...
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:
@@ -90,13 +109,14 @@ class QuantizedCoder:
 
     takes_fields = False
     takes_detail = False
+    takes_corrections = False
 
     def __init__(self, quantizer: Quantizer, chunks: ChunkCoder) -> None:
         self.quantizer = quantizer
         self.chunks = chunks
 
     def encode(
-        self, first_latent: int, latents: np.ndarray, fields: Fields = None, lacking: Lack | None = None
+        self, first_latent: int, latents: np.ndarray, fields: Fields = None, mirrored: Mirrored | None = None
     ) -> bytes:
         return self.chunks.encode(first_latent, self.quantizer.scale(latents))
 
@@ -107,6 +127,9 @@ class QuantizedCoder:
         return None
 
     def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> list[Memory] | None:
+        return None
+
+    def decode_corrections(self, data: bytes, shape: Shape, frames: range) -> dict[int, Correction] | None:
         return None
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:
@@ -130,11 +153,11 @@ class CoderWithFields(QuantizedCoder):
         self.flow = flow
 
     def encode(
-        self, first_latent: int, latents: np.ndarray, fields: Fields = None, lacking: Lack | None = None
+        self, first_latent: int, latents: np.ndarray, fields: Fields = None, mirrored: Mirrored | None = None
     ) -> bytes:
         moved = b"" if fields is None or not fields.any() else self.flow.encode_fields(fields)
         aligned = None if fields is None else which_aligned(fields)
-        return sized(moved) + self._encode(first_latent, self.quantizer.scale(latents), aligned, lacking)
+        return sized(moved) + self._encode(first_latent, self.quantizer.scale(latents), aligned, mirrored)
 
     def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
         aligned = which_aligned(self.decode_fields(data, shape) if fields is None else fields)
@@ -157,7 +180,9 @@ class CoderWithFields(QuantizedCoder):
         bits = self.chunks.measure(first_latent, symbols, in_time(shape), aligned)
         return bits + 8 * (len(data) - len(symbols)) / shape[0]
 
-    def _encode(self, first_latent: int, scaled: np.ndarray, aligned: Aligned, lacking: Lack | None) -> bytes:
+    def _encode(
+        self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
+    ) -> bytes:
         """What comes after the fields, of latents in cells of the quantiser (t, C, h, w)."""
         return self.chunks.encode(first_latent, scaled, aligned)
 
@@ -184,17 +209,24 @@ class CoderWithDetail(CoderWithFields):
         self._remember(first_latent, memories)
         return memories if detail else None
 
-    def _encode(self, first_latent: int, scaled: np.ndarray, aligned: Aligned, lacking: Lack | None) -> bytes:
+    def _encode(
+        self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
+    ) -> bytes:
         begins, plan = self.chunks.planned(first_latent, scaled, aligned)
         vectors = self.coder.vectors(plan.symbols.shape)
         memory = self._memory_before(first_latent, plan.symbols.shape)
-        if lacking is None:
+        if mirrored is None:
             detail, memories = b"", self.detail.decode(b"", memory, vectors)
         else:
-            lacks = lacking(self.quantizer.dequantize(plan.symbols))
-            detail, memories = encode_lacking(self.detail, memory, vectors, lacks)
+            lacking = mirrored.lacking(self.quantizer.dequantize(plan.symbols))
+            detail, memories = encode_lacking(self.detail, memory, vectors, lacking)
         self._remember(first_latent, memories)
-        return sized(detail) + begins + self.coder.pack(plan)
+        more = self._corrections(colours_of(memories) if detail else None, mirrored)
+        return sized(detail) + more + begins + self.coder.pack(plan)
+
+    def _corrections(self, detail: np.ndarray | None, mirrored: Mirrored | None) -> bytes:
+        """What comes after detail, which is added to the pictures."""
+        return b""
 
     def _symbols_of(self, data: bytes) -> bytes:
         return cut(cut(data)[1])[1]
@@ -209,6 +241,35 @@ class CoderWithDetail(CoderWithFields):
         if first_latent % self.chunks.period == 0:
             self._opening = memories[0]
         self._memory = memories[-1]
+
+
+class CoderWithCorrections(CoderWithDetail):
+    """Codes corrections between detail and symbols: how many bytes they take, then those, if there are any.
+
+    With a chunk come those of its frames but the last one, and of the last frame of the chunk before: a frame
+    is not known before the one after it.
+    """
+
+    takes_corrections = True
+
+    def __init__(self, quantizer: Quantizer, coder: CorrectedCoder, period: int, flow: FlowCoder) -> None:
+        super().__init__(quantizer, coder, period, flow)
+        self.corrections = CorrectionCoder(coder.level)
+
+    def decode_corrections(self, data: bytes, shape: Shape, frames: range) -> dict[int, Correction] | None:
+        corrections, _ = cut(cut(cut(data)[1])[1])
+        return self.corrections.decode(corrections, told_by(frames), *shape[2:])
+
+    def _corrections(self, detail: np.ndarray | None, mirrored: Mirrored | None) -> bytes:
+        return sized(b"" if mirrored is None else encode_left(self.corrections, mirrored.left(detail)))
+
+    def _symbols_of(self, data: bytes) -> bytes:
+        return cut(super()._symbols_of(data))[1]
+
+
+def told_by(frames: range) -> range:
+    """The frames whose corrections come with a chunk of frames."""
+    return range(max(0, frames.start - 1), frames.stop - 1)
 
 
 def sized(data: bytes) -> bytes:
@@ -351,6 +412,8 @@ def coder_of(
         )
     coder = kind.of_model(tensors, level, device)
     quantizer = Quantizer(*gain_and_step, coder.symbol_bits)
+    if isinstance(coder, CorrectedCoder):
+        return CoderWithCorrections(quantizer, coder, period, FlowCoder.of_model(tensors))
     if isinstance(coder, DetailedCoder):
         return CoderWithDetail(quantizer, coder, period, FlowCoder.of_model(tensors))
     chunks = ChunkCoder(coder, period)

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvvae_cli.bitstream.anchors import AlignedCoder, AnchoredCoder, DetailedCoder, LinkedCoder
+from cvvae_cli.bitstream.anchors import (
+    AlignedCoder,
+    AnchoredCoder,
+    CorrectedCoder,
+    DetailedCoder,
+    LinkedCoder,
+)
 from cvvae_cli.bitstream.context import PASSES, FrameWalk, PlaneContext
 from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
 from cvvae_cli.bitstream.prior import PriorCoder
@@ -105,4 +111,5 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-5": AlignedCoder,
     "prior-6": LinkedCoder,
     "prior-7": DetailedCoder,
+    "prior-8": CorrectedCoder,
 }

@@ -16,7 +16,7 @@ import numpy as np
 from cvvae_cli.errors import ConfigError, CorruptFileError
 
 if TYPE_CHECKING:
-    from cvvae_cli.bitstream.detail import Lack
+    from cvvae_cli.bitstream.chunk import Mirrored
 
 PLANE_HEAD = struct.Struct("<BI")  # kind, bytes
 RAW, DEFLATED = 0, 1
@@ -62,6 +62,7 @@ class ExactCoder:
 
     takes_fields = False
     takes_detail = False
+    takes_corrections = False
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
@@ -71,7 +72,7 @@ class ExactCoder:
         first_latent: int,
         latents: np.ndarray,
         fields: np.ndarray | None = None,
-        lacking: Lack | None = None,
+        mirrored: Mirrored | None = None,
     ) -> bytes:
         """float32 (C, t, h, w) → bytes."""
         return pack_words(to_words(latents, self.dtype))
@@ -86,6 +87,9 @@ class ExactCoder:
         return None
 
     def decode_detail(self, first_latent: int, data: bytes, shape: tuple[int, int, int, int]) -> None:
+        return None
+
+    def decode_corrections(self, data: bytes, shape: tuple[int, int, int, int], frames: range) -> None:
         return None
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:

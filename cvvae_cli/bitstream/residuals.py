@@ -199,6 +199,7 @@ class ResidualCoder(TableCoder, ABC):
 
     takes_fields = False  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
     takes_detail = False  # whether what pictures lack is coded beside them (bitstream/detail.py)
+    takes_corrections = False  # and whether what single frames lack is (bitstream/corrections.py)
     links = False  # whether a period may begin from the first latent frame of the period before
     symbol_bits = 0  # after the point of a symbol, in cells of the quantiser
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,25 +15,30 @@ from cvvae_cli.flow.field import GROUP
 from cvvae_cli.types import DETAIL_BITS, Lacking, LatentChunk
 
 if TYPE_CHECKING:
-    from cvvae_cli.engine.stream import Engine
+    from cvvae_cli.engine.stream import Decoding, Engine
 
 LEVELS = 127.5  # of 255, in a unit of the network
+Pieces = list[tuple[int, Tensor]]
 
 
 class Mirror:
     """Decodes the chunks of an encode, in order."""
 
-    def __init__(self, engine: Engine, level: int | None) -> None:
-        """`level` is the quality of what is encoded, in tenths."""
+    def __init__(self, engine: Engine, level: int | None, size: tuple[int, int] | None = None) -> None:
+        """`level` is the quality of what is encoded, in tenths.
+
+        `size`, rows and columns of a picture: frames are followed to the end, and `Reflection.left` tells
+        what each of them lacks. Without it, pictures are.
+        """
         self.engine = engine
         self.level = level
-        self._decode: Callable[..., Iterator[Tensor]] | None = None
+        self.size = size
+        self._decoding: Decoding | None = None
+        self._source: np.ndarray | None = None  # the last frame of the chunk before, (H, W, 3)
 
-    def lacking(self, chunk: LatentChunk, latents: np.ndarray) -> Lacking:
-        """What pictures of `latents`, which stand for a chunk, lack of its frames as they were encoded."""
-        assert chunk.means is not None
-        pictures = self.means(replace(chunk, latents=latents, level=self.level))
-        return Lacking((chunk.means - pictures) * np.float32(LEVELS), counts(chunk.frames))
+    def of(self, chunk: LatentChunk) -> Reflection:
+        """What becomes of the next chunk."""
+        return Reflection(self, chunk)
 
     @torch.inference_mode()
     def means(self, chunk: LatentChunk, *, refines: bool = True) -> np.ndarray:
@@ -41,23 +46,91 @@ class Mirror:
 
         With `refines=False`, as the network gives them.
         """
-        seen = shown(chunk.frames)
-        parts = []
-        for video in self._decoded(chunk, refines=refines):
-            parts.append(means(video, seen[: video.shape[2] // GROUP]).cpu().numpy())
-            seen = seen[video.shape[2] // GROUP :]
-        return np.concatenate(parts)
+        return means_of(self.pieces(chunk, refines=refines), chunk.frames)
+
+    def reaching(self, latent: int, rows: int, columns: int) -> int:
+        """The latent frame to `learn` from on, to go on with one of those with which a chunk begins."""
+        first = self.engine.reaching(latent, rows, columns)
+        if self.size is not None:  # the frame before is joined with the first
+            last = self.engine.spec.geometry.frames_of(range(latent))[-1:]
+            first = min(first, self.engine.needed(last, rows, columns).start)
+        return first
 
     @torch.inference_mode()
     def learn(self, chunk: LatentChunk) -> None:
-        """Let the network remember a chunk whose pictures nobody wants."""
-        for _ in self._decoded(chunk, refines=False):
-            pass
+        """Remember a chunk that lies in a file already."""
+        if self.size is None:
+            self.pieces(chunk, refines=False)
+        else:
+            for _ in self.frames(chunk, self.pieces(chunk)):
+                pass
 
-    def _decoded(self, chunk: LatentChunk, *, refines: bool = True) -> Iterator[Tensor]:
-        if self._decode is None:
-            self._decode = self.engine.decoder(*chunk.latents.shape[-2:])
-        return self._decode(chunk, refines=refines)
+    def pieces(self, chunk: LatentChunk, *, refines: bool = True) -> Pieces:
+        """Pictures of a chunk, as `Engine.pictures` gives them."""
+        if self._decoding is None:
+            self._decoding = self.engine.decoding(chunk, self.size)
+        every = range(2**62)
+        return list(self.engine.pictures(self._decoding, chunk, every, refines=refines))
+
+    def frames(self, chunk: LatentChunk, pieces: Pieces) -> Iterator[Tensor]:
+        """The frames that a chunk completes, all before its last one: (3, H, W) in [-1, 1], in order."""
+        assert self._decoding is not None
+        complete = range(chunk.frames.stop - 1)
+        groups = self.engine.restored(self._decoding, chunk, pieces)
+        for shown in self.engine.joined(self._decoding, groups, range(2**62)):
+            yield from shown.part(complete).video[0].float().clamp(-1, 1).unbind(1)
+
+    def sources(self, chunk: LatentChunk) -> list[np.ndarray]:
+        """The frames (H, W, 3) as they were of which `frames` gives what became, and one more."""
+        assert chunk.rgb is not None
+        before, self._source = self._source, chunk.rgb[-1]
+        return [*([] if before is None else [before]), *chunk.rgb]
+
+
+@dataclass
+class Reflection:
+    """What becomes of a chunk that is encoded."""
+
+    mirror: Mirror
+    chunk: LatentChunk
+    _pieces: Pieces = field(default_factory=list)
+
+    @torch.inference_mode()
+    def lacking(self, latents: np.ndarray) -> Lacking:
+        """What pictures of `latents`, which stand for the chunk, lack of its frames as they were encoded."""
+        assert self.chunk.means is not None
+        self.chunk = replace(self.chunk, latents=latents, level=self.mirror.level)
+        pieces = self.mirror.pieces(self.chunk)
+        pictures = means_of(pieces, self.chunk.frames)
+        if self.mirror.size is not None:
+            self._pieces = pieces
+        return Lacking((self.chunk.means - pictures) * np.float32(LEVELS), counts(self.chunk.frames))
+
+    @torch.inference_mode()
+    def left(self, detail: np.ndarray | None) -> Iterator[np.ndarray]:
+        """What each frame lacks that can be shown by now, with detail int16 (t, 3, H, W) added to pictures.
+
+        float32 (3, H, W) in levels of 255, of the true size: from the last frame of the chunk before to the
+        last but one of this. Nothing if the mirror was not given the size.
+        """
+        if self.mirror.size is None:
+            return
+        chunk, sources = replace(self.chunk, detail=detail), self.mirror.sources(self.chunk)
+        rows, columns = self.mirror.size
+        for frame, source in zip(self.mirror.frames(chunk, self._pieces), sources, strict=False):
+            seen = frame[:, :rows, :columns].add(1).mul_(LEVELS).cpu().numpy()
+            scale = np.float32(255 / np.iinfo(source.dtype).max)
+            yield source.transpose(2, 0, 1) * scale - seen
+
+
+def means_of(pieces: Pieces, frames: range) -> np.ndarray:
+    """Of the pictures of a chunk of frames: float32 (t, 3, H, W)."""
+    seen = shown(frames)
+    parts = []
+    for _, video in pieces:
+        parts.append(means(video, seen[: video.shape[2] // GROUP]).cpu().numpy())
+        seen = seen[video.shape[2] // GROUP :]
+    return np.concatenate(parts)
 
 
 def shown(frames: range) -> list[slice]:

@@ -66,11 +66,13 @@ class Refining:
             yield held.number, self._refined(refiner, chunk, held, None)
         self._last = beside
 
-    def passing(self, chunk: LatentChunk, decoded: Iterator[tuple[int, Tensor]]) -> Iterator[Tensor]:
-        """The frames of a chunk as they come, which the next chunk will learn from."""
+    def passing(
+        self, chunk: LatentChunk, decoded: Iterator[tuple[int, Tensor]]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The pieces of a chunk as they come, which the next chunk will learn from."""
         piece: Tensor | None = None
-        for _, piece in decoded:
-            yield piece
+        for at, piece in decoded:
+            yield at, piece
         if piece is not None:
             self._last = mirror.means(piece[:, :, -GROUP:], mirror.shown(chunk.frames)[-1:])
 

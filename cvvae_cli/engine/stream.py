@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from cvvae_cli.engine.base import (
     to_device,
 )
 from cvvae_cli.engine.borders import Borders
+from cvvae_cli.engine.correcting import corrected
 from cvvae_cli.engine.device import keep_freed_memory
 from cvvae_cli.engine.joints import Joints, Shown
 from cvvae_cli.engine.memory import DECODING, ENCODING, MIRRORED, require_memory_for_chunk
@@ -36,12 +38,23 @@ from cvvae_cli.flow.border import Size
 from cvvae_cli.models.autoencoder import StreamingAutoencoder, VideoAutoencoder
 from cvvae_cli.models.layers import Memory
 from cvvae_cli.models.refiner import Refiner
-from cvvae_cli.types import FrameBatch, LatentChunk
+from cvvae_cli.types import Correction, FrameBatch, LatentChunk
 
 logger = logging.getLogger("cvvae")
 LARGEST_WHOLE_PICTURE = 1920 * 1088  # pixels; above, the picture is tiled
 DEFAULT_TILE_PIXELS = 1024
+EVERYTHING = range(2**62)  # frames, or latent frames
 BUSY_POSITIONS = 4096  # latent positions of a group that keep a CPU busy (`make benchmark`)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What a decode remembers from chunk to chunk."""
+
+    runner: TiledRunner
+    refining: Refining | None
+    borders: Borders | None
+    joints: Joints | None
 
 
 class Engine(BaseEngine):
@@ -99,8 +112,14 @@ class Engine(BaseEngine):
             if moved is not None and frames.stop > 1:
                 last = geometry.frames_of(range(latent + count - 1, latent + count))
                 moved[-1] = align.end_after(frames.stop - last.start, moved[-1])
-            seen = np.concatenate(means) if means else None
-            yield LatentChunk(latents, frames, batch.pts, moved, seen)
+            yield LatentChunk(
+                latents,
+                frames,
+                batch.pts,
+                moved,
+                means=np.concatenate(means) if means else None,
+                rgb=batch.rgb if keeps_means else None,
+            )
             latent += count
 
     @torch.inference_mode()
@@ -119,59 +138,84 @@ class Engine(BaseEngine):
         if the chunks start at or before the latent frame that `reaching` says. They are uint16
         at full scale if `depth` is above 8 bits, else uint8.
         """
-        wanted = range(2**62) if frames is None else frames
-        for shown in self._joined(self.unjoined(chunks, wanted, (height, width)), wanted):
+        wanted = EVERYTHING if frames is None else frames
+        corrections: dict[int, Correction] = {}
+
+        def noticed() -> Iterator[LatentChunk]:
+            for chunk in chunks:
+                corrections.update(chunk.corrections or {})
+                yield chunk
+
+        for shown in self._joined(noticed(), wanted, (height, width)):
             part = shown.part(wanted)
             if part.frames:
-                yield FrameBatch(network_to_pixels(part.video[..., :height, :width], depth), part.pts)
+                video = corrected(part, corrections)
+                yield FrameBatch(network_to_pixels(video[..., :height, :width], depth), part.pts)
+            for frame in shown.frames:
+                corrections.pop(frame, None)
 
-    def _joined(self, groups: Iterator[Shown], wanted: range) -> Iterator[Shown]:
+    def _joined(self, chunks: Iterable[LatentChunk], wanted: range, size: Size) -> Iterator[Shown]:
         """Frames, piece by piece; with a joiner, those where groups meet have learnt from each other."""
-        joints: Joints | None = None
-        for group in groups:
-            joiner: Refiner | None = self.network.joiner
-            if joiner is None:
-                yield group
-                continue
-            if joints is None:
-                pixels = self.spec.geometry.pixels
-                rows, columns = (length // pixels for length in group.video.shape[-2:])
-                joints = Joints(self._refiner_tiles(joiner, rows, columns))
-            yield from joints(joiner, group, wanted)
-        if joints is not None:
-            yield from joints.end()
-
-    def unjoined(self, chunks: Iterable[LatentChunk], wanted: range, size: Size) -> Iterator[Shown]:
-        """Frames of consecutive chunks before they are joined, piece by piece: the wanted ones, and what is
-        decoded along with them. `size`: rows and columns of the true picture."""
-        runner: TiledRunner | None = None
-        refining: Refining | None = None
-        borders = Borders(size) if self.spec.fills_borders else None
+        decoding: Decoding | None = None
         for chunk in chunks:
-            if runner is None:
+            if decoding is None:
                 require_memory_for_chunk(self, DECODING, chunk.latents.shape[1], size)
-                runner = self._decoding_runner(*chunk.latents.shape[-2:])
-                refining = self._refining(*chunk.latents.shape[-2:])
-            yield from self._frames(runner, chunk, wanted, refining, borders)
+                decoding = self.decoding(chunk, size)
+            pictures = self.pictures(decoding, chunk, self.shown_latents(wanted))
+            yield from self.joined(decoding, self.restored(decoding, chunk, pictures), wanted)
+        if decoding is not None and decoding.joints is not None:
+            yield from decoding.joints.end()
 
-    def _frames(
-        self,
-        runner: TiledRunner,
-        chunk: LatentChunk,
-        wanted: range,
-        refining: Refining | None,
-        borders: Borders | None,
+    def unjoined(self, chunks: Iterable[LatentChunk], size: Size) -> Iterator[Shown]:
+        """Frames of consecutive chunks before they are joined, piece by piece."""
+        decoding: Decoding | None = None
+        for chunk in chunks:
+            decoding = decoding or self.decoding(chunk, size)
+            yield from self.restored(decoding, chunk, self.pictures(decoding, chunk, EVERYTHING))
+
+    def decoding(self, chunk: LatentChunk, size: Size | None = None) -> Decoding:
+        """The beginning of a decode of chunks like one.
+
+        `size`: rows and columns of the true picture; needed for what comes after `pictures`.
+        """
+        rows, columns = chunk.latents.shape[-2:]
+        pixels, halo = self.spec.geometry.pixels, self.spec.decode_halo
+        refiner: Refiner | None = self.network.refiner
+        joiner: Refiner | None = self.network.joiner
+
+        def tiles(part: Refiner) -> list[Tile]:
+            return self._tiles(rows, columns, -(-part.halo // pixels))
+
+        return Decoding(
+            self._runner(self._decode, rows, columns, 1, pixels, halo),
+            None if refiner is None else Refining(tiles(refiner)),
+            Borders(size) if self.spec.fills_borders and size is not None else None,
+            None if joiner is None else Joints(tiles(joiner)),
+        )
+
+    def pictures(
+        self, decoding: Decoding, chunk: LatentChunk, wanted: range, *, refines: bool = True
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Of the wanted latent frames of a chunk: (1, 3, 4n, H, W) as they are decoded, piece by piece, and
+        where in the chunk each begins. With `refines=False`, as the network gives them."""
+        first = self.spec.geometry.latent_of(chunk.frames.start)
+        decoded = self._decoded(decoding.runner, chunk, wanted)
+        if decoding.borders is not None:
+            decoded = decoding.borders.noticing(chunk, first, decoded)
+        if decoding.refining is None:
+            return decoded
+        if not refines:
+            return decoding.refining.passing(chunk, decoded)
+        of_chunk = range(wanted.start - first, wanted.stop - first)
+        return decoding.refining(self.network.refiner, chunk, decoded, of_chunk)
+
+    def restored(
+        self, decoding: Decoding, chunk: LatentChunk, pictures: Iterable[tuple[int, Tensor]]
     ) -> Iterator[Shown]:
-        geometry = self.spec.geometry
+        """The frames that pictures of a chunk stand for, with its detail, where they were."""
+        geometry, borders = self.spec.geometry, decoding.borders
         first = geometry.latent_of(chunk.frames.start)
-        latents = self.shown_latents(wanted)
-        decoded = self._decoded(runner, chunk, latents)
-        if borders is not None:
-            decoded = borders.noticing(chunk, first, decoded)
-        if refining is not None:  # and from here on latent frame by latent frame
-            of_chunk = range(latents.start - first, latents.stop - first)
-            decoded = refining(self.network.refiner, chunk, decoded, of_chunk)
-        for at, video in decoded:
+        for at, video in pictures:
             count = video.shape[2] // geometry.frames
             if chunk.detail is not None:
                 video = mirror.added(video, chunk.detail[at : at + count])
@@ -185,6 +229,14 @@ class Engine(BaseEngine):
             pts = chunk.pts[frames.start - chunk.frames.start : frames.stop - chunk.frames.start]
             seen = video[:, :, frames.start - begin : frames.stop - begin]
             yield Shown(frames, seen, pts, chunk.level)
+
+    def joined(self, decoding: Decoding, groups: Iterable[Shown], wanted: range) -> Iterator[Shown]:
+        """Restored frames, the last of each group after those at the ends of groups that meet were joined."""
+        for group in groups:
+            if decoding.joints is None:
+                yield group
+            else:
+                yield from decoding.joints(self.network.joiner, group, wanted)
 
     def _decoded(
         self, runner: TiledRunner, chunk: LatentChunk, wanted: range
@@ -211,34 +263,6 @@ class Engine(BaseEngine):
                 continue
             count = len(chunk.latents[0, at : at + group])
             yield at, self._finite(runner, x, of_group)[:, :, : geometry.frames * count]
-
-    def _refining(self, rows: int, columns: int) -> Refining | None:
-        refiner: Refiner | None = self.network.refiner
-        if refiner is None:
-            return None
-        return Refining(self._refiner_tiles(refiner, rows, columns))
-
-    def _refiner_tiles(self, refiner: Refiner, rows: int, columns: int) -> list[Tile]:
-        return self._tiles(rows, columns, -(-refiner.halo // self.spec.geometry.pixels))
-
-    def decoder(self, rows: int, columns: int) -> Callable[..., Iterator[Tensor]]:
-        """Of consecutive chunks: frames (1, 3, T, H, W) as they are decoded, in order, piece by piece.
-
-        Or, with `refines=False`, as the network gives them.
-        """
-        runner = self._decoding_runner(rows, columns)
-        refining = self._refining(rows, columns)
-        everything = range(2**62)
-
-        def decode(chunk: LatentChunk, *, refines: bool = True) -> Iterator[Tensor]:
-            pieces = self._decoded(runner, chunk, everything)
-            if refining is not None and not refines:
-                return refining.passing(chunk, pieces)
-            if refining is not None:
-                pieces = refining(self.network.refiner, chunk, pieces, everything)
-            return (video for _, video in pieces)
-
-        return decode
 
     def reaching(self, latent: int, rows: int, columns: int) -> int:
         group = self._group(rows, columns)
@@ -277,10 +301,6 @@ class Engine(BaseEngine):
         if missing:  # causal: what is repeated after the end changes nothing before it
             x = torch.cat([x, x[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
         return x.contiguous(memory_format=torch.channels_last_3d)
-
-    def _decoding_runner(self, rows: int, columns: int) -> TiledRunner:
-        pixels, halo = self.spec.geometry.pixels, self.spec.decode_halo
-        return self._runner(self._decode, rows, columns, 1, pixels, halo)
 
     def _runner(
         self,

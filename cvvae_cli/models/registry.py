@@ -207,6 +207,7 @@ MODELS: dict[str, ModelSpec] = {
         replace(
             COMPACT_11,
             name="compact-12",
+            coder="prior-8",
             weights_file="compact-12.safetensors",
             weights_sha256="e4805ece8671e39d734143adf8ed235bf686b6ceffe284dcc23d298af3669e79",
         ),
@@ -269,9 +270,11 @@ def spec_of_file(path: Path) -> ModelSpec:
     name, sha256 = metadata.get("model", path.stem), hashlib.sha256(data).hexdigest()
     base = metadata.get("base")
     if base is not None:
+        spec = find_model(base)
         return replace(
-            find_model(base),
+            spec,
             name=name,
+            coder="prior-8" if config.joiner_width else spec.coder,
             weights_file=str(path.resolve()),
             weights_sha256=sha256,
             base=base,

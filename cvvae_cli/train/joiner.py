@@ -6,7 +6,6 @@ Its samples are frames as a finished model shows them, detail included, where it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
@@ -33,7 +32,7 @@ class DecodedEnds(Decoded):
     def sample(self, video: Tensor, level: int) -> Sample:
         """Of a clip (1, 3, 1 + 4n, H, W) in [-1, 1], H and W multiples of 8."""
         rgb = network_to_pixels(video, 8)
-        groups = self.engine.unjoined(self._read_back(rgb, level), range(len(rgb)), rgb.shape[1:3])
+        groups = self.engine.unjoined(self._read_back(rgb, level), rgb.shape[1:3])
         parts = []
         for group, following in pairwise(list(groups)):
             last, first = group.part(group.frames[-1:]), following.part(following.frames[:1])
@@ -52,7 +51,7 @@ class DecodedEnds(Decoded):
         first_latent = 0
         for chunk in self.engine.encode_stream([batch], worthless=worthless(level), keeps_means=True):
             shape = chunk.latents.shape
-            data = encoder.encode(first_latent, chunk.latents, chunk.fields, partial(mirror.lacking, chunk))
+            data = encoder.encode(first_latent, chunk.latents, chunk.fields, mirror.of(chunk))
             fields = decoder.decode_fields(data, shape)
             values = decoder.decode(first_latent, data, shape, fields)
             memories = decoder.decode_detail(first_latent, data, shape)

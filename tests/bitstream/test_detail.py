@@ -7,24 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from tiny import moving_picture
+from tiny import CORRECTED, moving_picture
 
 from cvvae_cli import codec, latents
 from cvvae_cli.access import decode_frames
-from cvvae_cli.bitstream import detail_choice
-from cvvae_cli.bitstream.detail import (
-    COLOURS,
-    LARGEST_COSINE,
-    SIDE,
-    Change,
-    DetailCoder,
-    Memory,
-    has_any,
-    in_blocks,
-    step_of,
-    transform,
-)
-from cvvae_cli.bitstream.detail_choice import DetailChooser, cosines_of
+from cvvae_cli.bitstream import cosine_choice
+from cvvae_cli.bitstream.cosine_choice import cosines_of
+from cvvae_cli.bitstream.cosines import COLOURS, LARGEST_COSINE, SIDE, in_blocks, transform
+from cvvae_cli.bitstream.detail import Change, DetailCoder, Memory, has_any, step_of
+from cvvae_cli.bitstream.detail_choice import DetailChooser
 from cvvae_cli.codec import decode_file, encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine import mirror
@@ -209,7 +200,10 @@ def test_letters_at_rest_are_far_sharper(lossless, tmp_path):
     assert found[True][1] < 6 * found[False][1]
 
 
-@pytest.fixture(params=["tiny-8", "tiny-9", "tiny-11"], ids=["plain", "refined", "across"])
+@pytest.fixture(
+    params=["tiny-8", "tiny-9", "tiny-11", f"tiny-{CORRECTED}"],
+    ids=["plain", "refined", "across", "corrected"],
+)
 def options(request):
     return replace(OPTIONS, model=request.param)
 
@@ -217,7 +211,7 @@ def options(request):
 @pytest.fixture
 def detailed(tiny, options, monkeypatch, lossless, tmp_path):
     """A file of seven chunks, three periods, in all of which some blocks are shown and some are not."""
-    monkeypatch.setattr(detail_choice, "LAST_PRICE", detail_choice.FIRST_PRICE)
+    monkeypatch.setattr(cosine_choice, "LAST_PRICE", cosine_choice.FIRST_PRICE)
     encode_file(lossless(moving_picture(100, 48, 40, seed=3)), tmp_path / "whole.cvl", options)
     return tmp_path / "whole.cvl"
 

@@ -143,6 +143,7 @@ def read_all(data: bytes, coders: dict[str, LatentCoder], *, allow_partial: bool
             coder.decode(chunk.latents.start, chunk.symbols, shape)
             coder.decode_fields(chunk.symbols, shape)
             coder.decode_detail(chunk.latents.start, chunk.symbols, shape)
+            coder.decode_corrections(chunk.symbols, shape, cvl.frames_of(number))
 
 
 def check(

@@ -1,8 +1,9 @@
 """A reader of .cvl files written from FORMAT.md alone: plain Python, no numpy, nothing of cvvae_cli.
 
 `read(data, tables)` gives the header, the symbols as {(latent, channel, row, column): int}, of exact latents
-their bits, the fields as {(latent, frame 0, 1 or 3, row, column): (down, right)}, and what is shown of
-detail as {(latent, plane, row, column): integer}, where it is not 0.
+their bits, the fields as {(latent, frame 0, 1 or 3, row, column): (down, right)}, what is shown of detail as
+{(latent, plane, row, column): integer}, where it is not 0, and so corrections as {(frame, plane, row,
+column): integer}.
 """
 
 import json
@@ -15,7 +16,7 @@ from itertools import accumulate
 def read(data, tables):
     assert data[:8] == b"\x89CVL\r\n\x1a\n"
     header, symbols, fields, past, opening, place = None, {}, {}, (), (), 8
-    details, memory, opening_memory = {}, None, None
+    details, memory, opening_memory, corrections = {}, None, None, {}
     while place < len(data):
         tag, size = struct.unpack_from("<4sI", data, place)
         body = data[place : place + 8 + size]
@@ -25,7 +26,7 @@ def read(data, tables):
             assert body[8] == 1
             header = json.loads(body[10:])
         if tag == b"LATS":
-            first, count, _ = struct.unpack_from("<IHH", body, 8)
+            first, count, num_frames = struct.unpack_from("<IHH", body, 8)
             _, at = varint(body, 16)
             runs, at = varint(body, at)
             for _ in range(2 * runs):
@@ -34,7 +35,7 @@ def read(data, tables):
                 symbols |= read_exact(body[at:], header, first, count)
                 continue
             decode_frame = DECODERS[header["coder"]]
-            if header["coder"] in ("prior-5", "prior-6", "prior-7"):
+            if header["coder"] >= "prior-5":
                 size = int.from_bytes(body[at : at + 3], "little")
                 moved, at = body[at + 3 : at + 3 + size], at + 3 + size
                 ans = (
@@ -43,13 +44,24 @@ def read(data, tables):
                 for t in range(first, first + count):
                     fields |= {(t, *key): value for key, value in decode_fields(ans, header).items()}
             detail = None
-            if header["coder"] == "prior-7":
+            if header["coder"] >= "prior-7":
                 size = int.from_bytes(body[at : at + 3], "little")
                 words, at = body[at + 3 : at + 3 + size], at + 3 + size
-                detail = Ans(struct.unpack(f"<{size // 4}I", words), detail_tables()) if size else None
+                made = cosine_tables(SPREADS, LENGTHS, DENSITIES, [1] * 16)
+                detail = Ans(struct.unpack(f"<{size // 4}I", words), made) if size else None
+            if header["coder"] == "prior-8":
+                size = int.from_bytes(body[at : at + 3], "little")
+                words, at = body[at + 3 : at + 3 + size], at + 3 + size
+                if size:
+                    made = cosine_tables(OWN_SPREADS, OWN_LENGTHS, OWN_DENSITIES, STATED)
+                    ans = Ans(struct.unpack(f"<{size // 4}I", words), made)
+                    start = 4 * first - 3 if first else 0
+                    for frame in range(max(0, start - 1), start + num_frames - 1):
+                        added = decode_correction(ans, header)
+                        corrections |= {(frame, *key): value for key, value in added.items() if value}
             if first % header["period"] == 0:
                 past, memory = (), ({}, {})
-                if header["coder"] in ("prior-6", "prior-7"):
+                if header["coder"] >= "prior-6":
                     if body[at]:
                         past, memory = opening, opening_memory
                     at += 1
@@ -63,7 +75,7 @@ def read(data, tables):
                 if t % header["period"] == 0:  # this first frame, and the last that was fresh
                     opening = (frame, past[-1] if past else frame)
                 past = (frame, *past[:1], *past[1:][-1:])  # the last two and the first of the period
-                if header["coder"] == "prior-7":
+                if header["coder"] >= "prior-7":
                     memory = decode_detail(detail, header, memory, frame.vectors)
                     picture, shown = memory
                     details |= {
@@ -73,7 +85,7 @@ def read(data, tables):
                     }
                     if t % header["period"] == 0:
                         opening_memory = memory
-    return header, symbols, fields, details
+    return header, symbols, fields, details, corrections
 
 
 def latent_size(header):
@@ -311,6 +323,7 @@ DECODERS = {
     "prior-5": decode_anchored_frame,
     "prior-6": decode_anchored_frame,
     "prior-7": decode_anchored_frame,
+    "prior-8": decode_anchored_frame,
 }
 
 
@@ -336,11 +349,28 @@ LENGTHS = """
 3807, 9, 24, 65, 39, 29, 19, 18, 20, 14, 12, 8, 8, 8, 8, 8
 3868, 11, 69, 31, 16, 15, 11, 10, 9, 8, 8, 8, 8, 8, 8, 8
 """
+OWN_DENSITIES = 0, 1, 2, 4, 7, 12, 20, 36, 64, 112, 184, 288, 432, 608, 816, 1024
+STATED = 180, 18, 8, 8, 5, 4, 3, 3, 3, 4, 5, 5, 3, 3, 2, 2
+OWN_SPREADS = """
+105,134 105,134 105,134 105,134 105,134 105,134
+167,209 138,206 120,197 87,174 68,132 61,90
+218,212 167,225 134,228 106,221 84,187 86,148
+252,196 213,241 144,248 90,243 75,222 85,223
+33,166 23,166 6,166 4,152 5,142 6,117
+141,151 136,191 111,219 80,225 44,223 39,184
+250,197 226,244 197,237 112,249 60,233 60,233
+250,197 226,244 197,237 112,249 60,233 60,233
+"""
+OWN_LENGTHS = """
+49, 345, 439, 570, 693, 904, 591, 351, 100, 18, 6, 6, 6, 6, 6, 6
+3722, 109, 111, 70, 17, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6
+3858, 73, 72, 20, 7, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6
+"""
 
 
-def detail_tables():
+def cosine_tables(spreads, lengths, densities, stated):
     tables = []
-    for line in SPREADS.split():
+    for line in spreads.split():
         zero, last = map(int, line.split(","))
         row, left = [1] * 256, 2**24 - 256
         row[127] += left * zero >> 8
@@ -352,8 +382,8 @@ def detail_tables():
             left -= share
         row[127] += 2**24 - sum(row)
         tables.append(row)
-    weights = [list(map(int, line.split(", "))) for line in LENGTHS.strip().splitlines()]
-    weights += [[256 - p, p] for p in DENSITIES] + [[1] * 16]
+    weights = [list(map(int, line.split(", "))) for line in lengths.strip().splitlines()]
+    weights += [[densities[-1] - p, p] for p in densities] + [stated]
     for values in weights:
         row = [1] * 256
         for n, weight in enumerate(values):
@@ -377,31 +407,50 @@ def decode_detail(ans, header, memory, vectors):
             picture[p, y, x] = old.get((p, *there), 0)
     if not ans:
         return picture, {}
-    blocks = [(y, x) for y in range(h) for x in range(w)]
-    densities = list(decode_plainly(ans, [(n, 67) for n in range(4)]).values())
-    changed = {}
-
-    def flags(which):
-        """Of (block, density): those that are set."""
-        open_ = decode_plainly(ans, [(block, 51 + d) for block, d in which if 0 < d < 15])
-        return {block: d == 15 or bool(open_.get(block, 0)) for block, d in which}
-
-    changed |= flags([((y, x), densities[0]) for y, x in blocks if (y + x) % 2 == 0])
-
-    def beside(y, x):
-        count = sum(changed.get((y + a, x + b), False) for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1)))
-        return 0 if count == 0 else 1 if count <= 2 else 2
-
-    changed |= flags([((y, x), densities[1 + beside(y, x)]) for y, x in blocks if (y + x) % 2])
+    changed = decode_changed(ans, h, w)
     densities = list(decode_plainly(ans, [(n, 67) for n in range(2)]).values())
 
     def holds(y, x):
         inside = ((p, 8 * y + a, 8 * x + b) for p in range(3) for a in range(8) for b in range(8))
         return any(picture.get(place) for place in inside)
 
-    kept = [block for block in blocks if not changed[block] and holds(*block)]
-    shown = changed | flags([(block, densities[was.get(block, False)]) for block in kept])
-    some = [block for block in blocks if changed[block]]
+    kept = [block for block in changed if not changed[block] and holds(*block)]
+    shown = changed | decode_flags(ans, [(block, densities[was.get(block, False)]) for block in kept])
+    picture = dict(picture)
+    for place, value in decode_added(ans, header, changed).items():
+        picture[place] = max(-32767, min(32767, picture.get(place, 0) + value))
+    return picture, shown
+
+
+def decode_correction(ans, header):
+    """Of a frame: {(plane, y, x): value}."""
+    _, h, w = latent_size(header)
+    return decode_added(ans, header, decode_changed(ans, h, w), 4)
+
+
+def decode_flags(ans, which):
+    """Of (block, density): those that are set."""
+    open_ = decode_plainly(ans, [(block, 51 + d) for block, d in which if 0 < d < 15])
+    return {block: d == 15 or bool(open_.get(block, 0)) for block, d in which}
+
+
+def decode_changed(ans, h, w):
+    """{(row, column): whether a block is changed}, in row order."""
+    blocks = [(y, x) for y in range(h) for x in range(w)]
+    densities = list(decode_plainly(ans, [(n, 67) for n in range(4)]).values())
+    changed = decode_flags(ans, [((y, x), densities[0]) for y, x in blocks if (y + x) % 2 == 0])
+
+    def beside(y, x):
+        count = sum(changed.get((y + a, x + b), False) for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1)))
+        return 0 if count == 0 else 1 if count <= 2 else 2
+
+    changed |= decode_flags(ans, [((y, x), densities[1 + beside(y, x)]) for y, x in blocks if (y + x) % 2])
+    return {block: changed[block] for block in blocks}
+
+
+def decode_added(ans, header, changed, coarser=1):
+    """What is added to a picture: {(plane, y, x): value}."""
+    some = [block for block in changed if changed[block]]
     lengths = decode_plainly(ans, [((block, p), 48 + p) for block in some for p in range(3)])
     cosines = {}
     for p in range(3):
@@ -422,7 +471,7 @@ def decode_detail(ans, header, memory, vectors):
             cosines |= decode_plainly(ans, wanted)
     steps = 1216, 1030, 872, 738, 625, 529, 448, 379, 321, 272, 272
     quality, tenths = divmod(header["level"] - 10, 10)
-    step = (steps[quality] * (10 - tenths) + steps[quality + 1] * tenths) // 10
+    step = coarser * ((steps[quality] * (10 - tenths) + steps[quality + 1] * tenths) // 10)
     sizes = 1448, 2009, 1892, 1703, 1448, 1138, 784, 400, 0
 
     def cosine(u, x):
@@ -430,7 +479,7 @@ def decode_detail(ans, header, memory, vectors):
         k = min(k, 32 - k)
         return sizes[k] if k <= 8 else -sizes[16 - k]
 
-    picture = dict(picture)
+    added = {}
     for y, x in some:
         for p in range(3):
             known = {(u, v): cosines.get(((y, x), p, u, v), 0) for u in range(8) for v in range(8)}
@@ -438,9 +487,8 @@ def decode_detail(ans, header, memory, vectors):
             for a in range(8):
                 for b in range(8):
                     total = sum(cosine(u, a) * cosine(v, b) * c * step for (u, v), c in known.items())
-                    value = picture.get((p, 8 * y + a, 8 * x + b), 0) + ((total + (1 << 23)) >> 24)
-                    picture[p, 8 * y + a, 8 * x + b] = max(-32767, min(32767, value))
-    return picture, shown
+                    added[p, 8 * y + a, 8 * x + b] = (total + (1 << 23)) >> 24
+    return added
 
 
 def decode_fields(ans, header):

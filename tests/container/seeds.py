@@ -9,9 +9,16 @@ import numpy as np
 from tiny import GOLDEN, tiny_spec
 
 from cvvae_cli import store
-from cvvae_cli.bitstream.anchors import AlignedCoder, AnchoredCoder, DetailedCoder, LinkedCoder
+from cvvae_cli.bitstream.anchors import (
+    AlignedCoder,
+    AnchoredCoder,
+    CorrectedCoder,
+    DetailedCoder,
+    LinkedCoder,
+)
 from cvvae_cli.bitstream.chunk import (
     ChunkCoder,
+    CoderWithCorrections,
     CoderWithDetail,
     CoderWithFields,
     LatentCoder,
@@ -40,7 +47,7 @@ def coders() -> dict[str, LatentCoder]:
     mean = CenteredCoder.of_model(centered.arrays, 85)
     anchor = AnchoredCoder.of_model(anchored.arrays, 85)
     exact: dict[str, LatentCoder] = {name: ExactCoder(dtype) for name, dtype in EXACT_TYPES.items()}
-    with_fields: dict[str, LatentCoder] = {
+    with_fields: dict[str, QuantizedCoder] = {
         kind.name: CoderWithFields(
             Quantizer(*aligned.gain_and_step(85), kind.symbol_bits),
             ChunkCoder(kind.of_model(aligned.arrays, 85), 8),
@@ -48,9 +55,10 @@ def coders() -> dict[str, LatentCoder]:
         )
         for kind in (AlignedCoder, LinkedCoder)
     }
-    detailed = DetailedCoder.of_model(aligned.arrays, 85)
-    quantizer = Quantizer(*aligned.gain_and_step(85), detailed.symbol_bits)
-    with_fields["prior-7"] = CoderWithDetail(quantizer, detailed, 8, FlowCoder.of_model(aligned.arrays))
+    quantizer, flow = with_fields["prior-6"].quantizer, FlowCoder.of_model(aligned.arrays)
+    detailed, corrected = (kind.of_model(aligned.arrays, 85) for kind in (DetailedCoder, CorrectedCoder))
+    with_fields["prior-7"] = CoderWithDetail(quantizer, detailed, 8, flow)
+    with_fields["prior-8"] = CoderWithCorrections(quantizer, corrected, 8, flow)
     return exact | {
         "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
         "prior-1": QuantizedCoder(Quantizer(*levelled.gain_and_step(85)), prior),

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from container.plain_reader import read
 from safetensors.numpy import load_file
-from tiny import EVERY, GOLDEN
+from tiny import EVERY, GOLDEN, JOINED
 
 from cvvae_cli import latents
+from cvvae_cli.bitstream.anchors import CorrectedCoder, DetailedCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
-from cvvae_cli.bitstream.detail import COLOURS, has_any
+from cvvae_cli.bitstream.cosines import COLOURS, in_blocks
+from cvvae_cli.bitstream.detail import has_any
 from cvvae_cli.bitstream.exact import to_words
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.stream import Engine
@@ -23,6 +25,7 @@ MODELS = {
     "aligned": 6,
     "linked": 7,
     "detailed": 8,
+    "corrected": JOINED,
 }  # the tiny model of each but the first
 GOLDENS = sorted(path.stem for path in GOLDEN.glob("*.cvl"))
 
@@ -53,12 +56,22 @@ def test_a_golden_file_gives_its_latents_and_frames(tiny, engine, name):
     assert sound.startswith(b"\x1a\x45\xdf\xa3")  # the side streams are Matroska
 
 
+def assert_added(planes, colours):
+    """Planes as the plain reader gives them are colours int16 (n, 3, H, W)."""
+    whole = np.zeros(colours.shape, np.float32)
+    for key, value in planes.items():
+        whole[key] = value
+    assert np.array_equal(np.rint(np.tensordot(whole, COLOURS, (1, 0))), colours.transpose(0, 2, 3, 1))
+
+
 @pytest.mark.parametrize("name", GOLDENS)
 def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, name):
     number = MODELS.get(name.removeprefix("v1.0-"), 1)
     arrays = load_file(GOLDEN / f"tiny-{number}.safetensors")
+    if "corrected" in name:  # its coder is that of the base
+        arrays |= load_file(GOLDEN / "tiny-8.safetensors")
     tables = {k.removeprefix("coder.").removeprefix("prior."): v.tolist() for k, v in arrays.items()}
-    header, symbols, fields, details = read((GOLDEN / f"{name}.cvl").read_bytes(), tables)
+    header, symbols, fields, details, corrections = read((GOLDEN / f"{name}.cvl").read_bytes(), tables)
     expected = np.load(GOLDEN / f"{name}.npz")["values"]
     if fields:
         with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
@@ -69,14 +82,22 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, na
             (t, OTHERS[k], y, x): tuple(vectors[t][k][y][x])
             for t, k, y, x in np.ndindex(*found[:, :, 0].shape)
         }
-    if "detailed" in name:
+    if details:
         with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
             chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
             found = np.concatenate([chunk.detail for chunk in chunks])
-        planes = np.zeros(found.shape, np.float32)
-        for key, value in details.items():
-            planes[key] = value
-        assert np.array_equal(np.rint(np.tensordot(planes, COLOURS, (1, 0))), found.transpose(0, 2, 3, 1))
+        assert_added(details, found)
+    if corrections:
+        with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
+            chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
+            every = {n: each for chunk in chunks for n, each in chunk.corrections.items()}
+        assert list(every) == list(range(37))
+        found = np.zeros((37, 3, 40, 56), np.int16)
+        for number, each in every.items():
+            in_blocks(found[number])[each.changed] = each.colours
+        assert_added(corrections, found)
+    assert bool(details) == (ENTROPY_CODERS.get(header["coder"]) in (DetailedCoder, CorrectedCoder))
+    assert bool(corrections) == (header["coder"] == "prior-8")
     if "exact" in name:
         expected = to_words(expected, "bf16").transpose(1, 0, 2, 3)
     assert header["size"] == [52, 34]
@@ -100,6 +121,10 @@ def test_the_golden_files_use_what_the_format_has(tiny, name):
             starts = [(first, cvl.read_chunk(first // 4).symbols) for first in (0, 8, 16, 24)]
             begins = [coder.is_fresh(*start) for start in starts]
             assert begins == [True, *((False, True) if "detailed" in name else (True, False)), True]
+        if "corrected" in name:
+            chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
+            shares = [each.changed.mean() for chunk in chunks for each in chunk.corrections.values()]
+            assert 0.02 < np.mean(shares) < 0.9, shares
         if "detailed" in name:
             chunks = list(latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
             shown = [has_any(picture).mean() for chunk in chunks for picture in chunk.detail]

@@ -1,0 +1,27 @@
+"""What an encoder makes of what frames lack in the end: which blocks are corrected, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from cvvae_cli.bitstream.corrections import CorrectionCoder
+from cvvae_cli.bitstream.cosine_choice import price_of, worth_adding
+from cvvae_cli.bitstream.cosines import COLOURS, SIDE, Added, in_blocks, turned
+
+LEAST_CORRECTED = 10  # level
+CHANGE_BITS = 8.0  # about what it takes to say which block is changed
+
+
+def encode_left(coder: CorrectionCoder, left: Iterable[np.ndarray]) -> bytes:
+    """Bytes of the corrections of consecutive frames, each of which lacks float32 (3, H, W) levels of 255."""
+    return coder.encode(corrected(coder, picture) for picture in left)
+
+
+def corrected(coder: CorrectionCoder, picture: np.ndarray) -> Added:
+    """What is worth adding to a frame that lacks a picture; its last blocks go on as its edge."""
+    padding = [(0, 0), *((0, -length % SIDE) for length in picture.shape[1:])]
+    blocks = in_blocks(turned(np.pad(picture, padding, mode="edge")[None], COLOURS)[0])
+    known, frames = np.zeros_like(blocks), np.ones(blocks.shape[:2])
+    return worth_adding(coder, price_of(coder.level), blocks, known, frames, CHANGE_BITS)
