@@ -10,7 +10,7 @@ from cvvae_cli.bitstream.corrections import CorrectionCoder
 from cvvae_cli.bitstream.cosine_choice import price_of, worth_adding
 from cvvae_cli.bitstream.cosines import COLOURS, SIDE, Added, in_blocks, turned
 
-LEAST_CORRECTED = 10  # level
+LEAST_CORRECTED = 50  # level; below it corrections save less than a hundredth of the bits
 CHANGE_BITS = 8.0  # about what it takes to say which block is changed
 
 

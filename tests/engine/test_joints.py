@@ -155,7 +155,7 @@ def test_detail_is_coded_as_without_it(joining):
     chunks = encode(joining, CLIP)
     own, other = Mirror(joining, 50), Mirror(without(joining), 50)
     for chunk in chunks:
-        pictures = [mirror.lacking(chunk, chunk.latents).pictures for mirror in (own, other)]
+        pictures = [mirror.of(chunk).lacking(chunk.latents).pictures for mirror in (own, other)]
         assert np.array_equal(*pictures)
 
 

@@ -83,10 +83,10 @@ def test_only_the_first_latent_frame_of_a_chunk_learns_from_the_chunk_before(tin
 def test_a_mirror_that_learnt_of_a_chunk_lacks_what_one_that_decoded_it_does(refined):
     chunks = encode(refined, CLIP)
     whole, resumed = Mirror(refined, 50), Mirror(refined, 50)
-    expected = [whole.lacking(chunk, chunk.latents).pictures for chunk in chunks]
+    expected = [whole.of(chunk).lacking(chunk.latents).pictures for chunk in chunks]
     for chunk in chunks[:2]:
         resumed.learn(chunk)
-    assert np.array_equal(resumed.lacking(chunks[2], chunks[2].latents).pictures, expected[2])
+    assert np.array_equal(resumed.of(chunks[2]).lacking(chunks[2].latents).pictures, expected[2])
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4, 5, 13, 14, 17])
@@ -116,7 +116,7 @@ def test_the_mirror_lacks_what_is_lacking_after_refining(refined):
     frames = decode(refined, chunks)
     mirror = Mirror(refined, 50)
     for chunk in chunks:
-        lacks = mirror.lacking(replace(chunk, level=None), chunk.latents)
+        lacks = mirror.of(replace(chunk, level=None)).lacking(chunk.latents)
         own = [CLIP[chunk.frames.start : chunk.frames.stop], frames[chunk.frames.start : chunk.frames.stop]]
         first = 1 if chunk.frames.start == 0 else 4
         source, decoded = (part[-4:].astype(float).mean(0) for part in own)
