@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -185,14 +185,10 @@ class EncodeJob:
         with closing(ahead(self._computed(number, side), self.engine.placement.device)) as computed:
             for chunk, packets in computed:
                 if number >= self.point.chunks:
-                    mirrored = self.mirror.of(chunk) if self.mirror else None
-                    data = self.coder.encode(cvl.num_latents, chunk.latents, chunk.fields, mirrored)
-                    cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
+                    self._write(chunk)
                 elif number == self.point.chunks - 1:
-                    if tuple(chunk.pts.tolist()) != self.point.pts:
-                        raise ConfigError("the source reads differently from before", hint=START_OVER)
-                    if self.mirror:
-                        self.mirror.sources(chunk)
+                    self._meet(chunk)
+                del chunk  # of large pictures it is a good part of the memory there is
                 number += 1
                 cvl.write_side(replay.rest(packets))
                 cvl.sync()
@@ -200,14 +196,31 @@ class EncodeJob:
         if side:
             cvl.write_side(replay.rest(side.finish()))
 
+    def _write(self, chunk: LatentChunk) -> None:
+        mirrored = self.mirror.of(chunk) if self.mirror else None
+        data = self.coder.encode(self.cvl.num_latents, chunk.latents, chunk.fields, mirrored)
+        self.cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
+
+    def _meet(self, chunk: LatentChunk) -> None:
+        """The last chunk that was written before an interruption, computed again."""
+        if tuple(chunk.pts.tolist()) != self.point.pts:
+            raise ConfigError("the source reads differently from before", hint=START_OVER)
+        if self.mirror:
+            self.mirror.skip(chunk)
+
     def _computed(self, number: int, side: SideWriter | None) -> Iterator[tuple[LatentChunk, Pieces]]:
         """The chunks from a number on, each with the side streams met while its frames were read."""
         first = number * self.cvl.header.chunk
         chunks = self.engine.encode_stream(
-            self.video, first, worthless=self.worthless, keeps_means=self.mirror is not None
+            self.video,
+            first,
+            worthless=self.worthless,
+            keeps_means=self.mirror is not None,
+            keeps_frames=self.mirror is not None and self.mirror.size is not None,
         )
-        for chunk in chunks:
-            yield chunk, side.take() if side else []
+        with suppress(StopIteration):
+            while True:  # no name holds on to a chunk while the next one is made
+                yield next(chunks), side.take() if side else []
 
     def _side_writer(self) -> SideWriter | None:
         if not self.side or not isinstance(self.video, VideoReader):

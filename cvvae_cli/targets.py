@@ -197,7 +197,7 @@ def take_clips(video: FrameSource, engine: BaseEngine) -> tuple[list[FrameBatch]
 
 def encoded(clip: FrameBatch, engine: BaseEngine, error: float | None, *, details: bool = False) -> Sample:
     """With frames aligned where `error` is given: that for which no vector is coded."""
-    chunks = engine.encode_stream([clip], worthless=error, keeps_means=details)
+    chunks = engine.encode_stream([clip], worthless=error, keeps_means=details, keeps_frames=details)
     return Sample(clip.rgb, tuple(chunks))
 
 

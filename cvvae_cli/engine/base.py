@@ -56,12 +56,14 @@ class BaseEngine(ABC):
         *,
         worthless: float | None = None,
         keeps_means: bool = False,
+        keeps_frames: bool = False,
     ) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 
         With `worthless`, those of groups whose frames were moved onto one, and the fields to move them back:
         fewer bits, but they mean little without the fields. It is the error for which no vector is coded.
-        With `keeps_means` also what frames look like as they are encoded (engine/mirror.py).
+        With `keeps_means` also what frames look like as they are encoded (engine/mirror.py), with
+        `keeps_frames` the frames.
         """
 
     @abstractmethod

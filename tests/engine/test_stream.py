@@ -236,7 +236,7 @@ def test_a_gpu_gives_the_latents_of_the_cpu(tiny, dtype):
 
 
 def test_memory_does_not_grow_with_the_length(engine):
-    """Peak of what numpy allocates, for a stream of 60 and of 600 frames that nobody keeps."""
+    """Peak of what numpy allocates, for streams that nobody keeps, whose last chunks are as long."""
     import tracemalloc
 
     def peak(frames):
@@ -249,4 +249,4 @@ def test_memory_does_not_grow_with_the_length(engine):
         return result
 
     peak(40)
-    assert peak(600) <= 1.1 * peak(80)
+    assert peak(640) <= 1.1 * peak(80)
