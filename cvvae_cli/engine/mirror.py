@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cvvae_cli.engine.stream import Decoding, Engine
 
 LEVELS = 127.5  # of 255, in a unit of the network
+KEPT_AS = torch.float16  # pictures that wait for their detail
 Pieces = Iterator[tuple[int, Tensor]]
 
 
@@ -114,7 +115,7 @@ class Reflection:
             if self._pictures is None:
                 pixels = self.mirror.engine.spec.geometry.pixels
                 shape = (1, 3, GROUP * count, rows * pixels, columns * pixels)
-                self._pictures = torch.empty(shape, dtype=torch.float16, device=piece.device)
+                self._pictures = torch.empty(shape, dtype=KEPT_AS, device=piece.device)
             self._pictures[:, :, GROUP * at : GROUP * at + piece.shape[2]] = piece
             yield at, piece
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from tiny import CORRECTED, JOINED, assert_parts_are_those_of_the_whole, moving_picture, tiny_spec
 
 from cvvae_cli import codec, latents
@@ -189,15 +190,14 @@ def test_the_encoder_sees_what_the_decoder_shows(corrected, tiny, monkeypatch):
         measured.extend(left := list(left))
         return encode_left(coder, left)
 
+    monkeypatch.setattr("cvvae_cli.engine.mirror.KEPT_AS", torch.float32)  # half floats are only about right
     monkeypatch.setattr("cvvae_cli.bitstream.chunk.encode_left", noted)
     encode_file(corrected.parent / "source.mkv", corrected, replace(OPTIONS, force=True))
     assert len(measured) == len(CLIP) - 1
     plain = frames_of(corrected, lambda chunk: replace(chunk, corrections=None))
     for frame, left in enumerate(measured):
         expected = CLIP[frame].astype(np.float32) - plain[frame]
-        apart = np.abs(left.transpose(1, 2, 0) - expected)
-        assert apart.mean() < 0.4, frame  # rounding takes a quarter
-        assert apart.max() < 4, frame
+        assert np.abs(left.transpose(1, 2, 0) - expected).max() <= 0.501, frame
 
 
 def test_a_part_is_that_of_the_whole(corrected, tiny):
