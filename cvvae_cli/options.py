@@ -25,7 +25,7 @@ class EncodeOptions:
     quality: float | None = None  # 1 to 10; None: the model's own
     target: Target | None = None  # choose the quality that reaches it
     align: bool = True  # frames of a group onto one where that saves bits, if the model's coder can
-    detail: bool = True  # code what pictures lack, where it stays, if the model's coder can
+    detail: bool = True  # code what pictures lack, where it stays, and single frames, if the coder can
     exact: str | None = None  # fp32, bf16 or fp16: keep the latents bit for bit
     audio: bool = True
     subtitles: bool = True

@@ -35,6 +35,11 @@ Fields = np.ndarray | None  # int16 (t, 3, 2, rows, columns), where frames may b
 class Mirrored(Protocol):
     """What a decoder will make of a chunk that is encoded (engine/mirror.py)."""
 
+    @property
+    def follows_frames(self) -> bool:
+        """Whether `left` tells anything."""
+        ...
+
     def lacking(self, latents: np.ndarray) -> Lacking:
         """What pictures of latents float32 (C, t, h, w), as they will be decoded, lack."""
         ...
@@ -221,11 +226,11 @@ class CoderWithDetail(CoderWithFields):
             lacking = mirrored.lacking(self.quantizer.dequantize(plan.symbols))
             detail, memories = encode_lacking(self.detail, memory, vectors, lacking)
         self._remember(first_latent, memories)
-        more = self._corrections(colours_of(memories) if detail else None, mirrored)
+        more = self._corrections(memories if detail else None, mirrored)
         return sized(detail) + more + begins + self.coder.pack(plan)
 
-    def _corrections(self, detail: np.ndarray | None, mirrored: Mirrored | None) -> bytes:
-        """What comes after detail, which is added to the pictures."""
+    def _corrections(self, memories: list[Memory] | None, mirrored: Mirrored | None) -> bytes:
+        """What comes after detail; `memories`: what is remembered at each latent frame, if any is shown."""
         return b""
 
     def _symbols_of(self, data: bytes) -> bytes:
@@ -260,8 +265,11 @@ class CoderWithCorrections(CoderWithDetail):
         corrections, _ = cut(cut(cut(data)[1])[1])
         return self.corrections.decode(corrections, told_by(frames), *shape[2:])
 
-    def _corrections(self, detail: np.ndarray | None, mirrored: Mirrored | None) -> bytes:
-        return sized(b"" if mirrored is None else encode_left(self.corrections, mirrored.left(detail)))
+    def _corrections(self, memories: list[Memory] | None, mirrored: Mirrored | None) -> bytes:
+        if mirrored is None or not mirrored.follows_frames:
+            return sized(b"")
+        detail = None if memories is None else colours_of(memories)
+        return sized(encode_left(self.corrections, mirrored.left(detail)))
 
     def _symbols_of(self, data: bytes) -> bytes:
         return cut(super()._symbols_of(data))[1]

@@ -67,7 +67,7 @@ def encode(
         bool,
         typer.Option(
             "--no-detail",
-            help="Code no detail beside the latents: faster; text, and what else rests, is less sharp.",
+            help="Code nothing beside the latents: faster; text is less sharp, no frame is corrected.",
         ),
     ] = False,
     deinterlace: Annotated[

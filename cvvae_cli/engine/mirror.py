@@ -98,13 +98,18 @@ class Reflection:
     chunk: LatentChunk
     _pictures: Tensor | None = None  # (1, 3, 4t, H, W), kept until `left` is told their detail
 
+    @property
+    def follows_frames(self) -> bool:
+        """Whether the mirror was given the size, so that `left` tells anything."""
+        return self.mirror.size is not None
+
     @torch.inference_mode()
     def lacking(self, latents: np.ndarray) -> Lacking:
         """What pictures of `latents`, which stand for the chunk, lack of its frames as they were encoded."""
         assert self.chunk.means is not None
         self.chunk = replace(self.chunk, latents=latents, level=self.mirror.level)
         pieces = self.mirror.pieces(self.chunk)
-        pictures = means_of(pieces if self.mirror.size is None else self._keeping(pieces), self.chunk.frames)
+        pictures = means_of(self._keeping(pieces) if self.follows_frames else pieces, self.chunk.frames)
         return Lacking((self.chunk.means - pictures) * np.float32(LEVELS), counts(self.chunk.frames))
 
     def _keeping(self, pieces: Pieces) -> Pieces:
