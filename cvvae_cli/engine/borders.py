@@ -51,11 +51,11 @@ class Borders:
                 for number, video in enumerate(torch.split(piece, GROUP, 2), at):
                     ends = (video[:, :, end].clone() for end in (0, -1))  # not to hold what lies between
                     self._groups[first + number] = Group(chunk.fields[number], *ends)
-                self._groups = {n: group for n, group in self._groups.items() if n >= first + at - 2}
             yield at, piece
 
     def restored(self, number: int, video: Tensor) -> Tensor:
-        """The frames (1, 3, 4, H, W) that a latent frame stands for, as they were."""
+        """The frames (1, 3, 4, H, W) that a latent frame stands for, as they were. In order of the numbers."""
+        self._groups = {n: group for n, group in self._groups.items() if n >= number - 1}
         group = self._groups.get(number)
         if group is None or not group.fields.any():
             return video

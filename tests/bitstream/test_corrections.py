@@ -182,8 +182,10 @@ def test_what_is_added_to_a_frame_is_added_to_no_other(corrected):
         assert np.flatnonzero(differs).tolist() == [frame]
 
 
-def test_the_encoder_sees_what_the_decoder_shows(corrected, tiny, monkeypatch):
+@pytest.mark.parametrize("busy", [1, 10**9], ids=["groups of 1", "groups of 4"])
+def test_the_encoder_sees_what_the_decoder_shows(corrected, tiny, monkeypatch, busy):
     """What lacks in the end, as it was measured before corrections were chosen."""
+    monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", busy)
     measured = []
 
     def noted(coder, left):
