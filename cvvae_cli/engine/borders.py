@@ -54,7 +54,7 @@ class Borders:
             yield at, piece
 
     def restored(self, number: int, video: Tensor) -> Tensor:
-        """The frames (1, 3, 4, H, W) that a latent frame stands for, as they were. In order of the numbers."""
+        """The frames (1, 3, 4, H, W) that a latent frame stands for, as they were; in order of numbers."""
         self._groups = {n: group for n, group in self._groups.items() if n >= number - 1}
         group = self._groups.get(number)
         if group is None or not group.fields.any():
