@@ -23,7 +23,7 @@ from cvvae_cli.bitstream.motion import between_levels
 from cvvae_cli.bitstream.residuals import CENTER, Prediction
 from cvvae_cli.types import DETAIL_BITS
 
-FIRST_PRICE, LAST_PRICE = 24_000.0, 950.0  # squared levels of all planes for a bit, at quality 1 and 10
+FIRST_PRICE, LAST_PRICE = 24_000.0, 1260.0  # squared levels of all planes for a bit, at quality 1 and 10
 HOPE_BITS = 3.0  # about the least that a cosine takes which is not 0
 
 
