@@ -23,7 +23,7 @@ from cvvae_cli.access import (
     time_span,
 )
 from cvvae_cli.bitstream.chunk import LatentCoder
-from cvvae_cli.bitstream.correction_choice import LEAST_CORRECTED
+from cvvae_cli.bitstream.correction_choice import is_corrected
 from cvvae_cli.bitstream.exact import EXACT_TYPES
 from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.container.fingerprint import fingerprint, hash_file
@@ -132,8 +132,7 @@ def write_cvl(
         mirror = None
         if details and coder.takes_detail and isinstance(engine, Engine):
             width, height = cvl.header.size
-            corrects = coder.takes_corrections and level is not None and level >= LEAST_CORRECTED
-            mirror = Mirror(engine, level, (height, width) if corrects else None)
+            mirror = Mirror(engine, level, (height, width) if is_corrected(coder, level) else None)
         yield from EncodeJob(cvl, video, side, engine, coder, point or START, error, mirror).run()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from cvvae_cli.bitstream.anchors import DetailedCoder
 from cvvae_cli.bitstream.chunk import MOST_LINKED, ChunkCoder, better_beginning, told_by, which_aligned
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
-from cvvae_cli.bitstream.correction_choice import LEAST_CORRECTED, encode_left
+from cvvae_cli.bitstream.correction_choice import encode_left, is_corrected
 from cvvae_cli.bitstream.corrections import CorrectionCoder
 from cvvae_cli.bitstream.detail import DetailCoder, Memory, colours_of
 from cvvae_cli.bitstream.detail_choice import encode_lacking
@@ -197,7 +197,8 @@ def take_clips(video: FrameSource, engine: BaseEngine) -> tuple[list[FrameBatch]
 
 def encoded(clip: FrameBatch, engine: BaseEngine, error: float | None, *, details: bool = False) -> Sample:
     """With frames aligned where `error` is given: that for which no vector is coded."""
-    chunks = engine.encode_stream([clip], worthless=error, keeps_means=details, keeps_frames=details)
+    keeps_frames = details and ENTROPY_CODERS[engine.spec.coder].takes_corrections
+    chunks = engine.encode_stream([clip], worthless=error, keeps_means=details, keeps_frames=keeps_frames)
     return Sample(clip.rgb, tuple(chunks))
 
 
@@ -371,11 +372,8 @@ class Trial:
         """The chunks of a sample; the coder is fresh at the first."""
         chunks = ChunkCoder(coder, period=2**20)
         quantizer = Quantizer(*self.weights.gain_and_step(level), coder.symbol_bits)
-        detailed = (
-            Details(self.engine, level, (sample.rgb.shape[1], sample.rgb.shape[2]))
-            if details and self.has_details
-            else None
-        )
+        with_details = details and self.has_details
+        detailed = Details(self.engine, level, sample.rgb.shape[1:3]) if with_details else None
         coded, first_latent = [], 0
         for chunk in sample.chunks:
             plan = chunks.choose(first_latent, *self._scaled(chunk, level))
@@ -426,7 +424,7 @@ class Details:
     def __init__(self, engine: BaseEngine, level: int, size: tuple[int, int]) -> None:
         """`size`: rows and columns of a frame."""
         assert isinstance(engine, Engine)  # the windowed models have no coder of detail
-        corrects = ENTROPY_CODERS[engine.spec.coder].takes_corrections and level >= LEAST_CORRECTED
+        corrects = is_corrected(ENTROPY_CODERS[engine.spec.coder], level)
         self.mirror = Mirror(engine, level, size if corrects else None)
         self.coder, self.corrections = DetailCoder(level), CorrectionCoder(level)
         self.memory: Memory | None = None

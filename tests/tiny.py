@@ -18,6 +18,7 @@ from cvvae_cli.access import decode_frames
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.stream import Engine
+from cvvae_cli.latents import bits_by_channel, model_of
 from cvvae_cli.models.compact import Compact, CompactConfig
 from cvvae_cli.models.registry import MODELS, NETWORK_PREFIX, ModelSpec, Weights, build_compact
 from cvvae_cli.train.tables import fit_tables
@@ -157,6 +158,16 @@ def assert_parts_are_those_of_the_whole(engine: Engine, path: Path, parts: Itera
             part = np.concatenate([b.rgb for b in decode_frames(cvl, weights, engine, wanted)])
             assert np.array_equal(part, whole[wanted.start : wanted.stop])
     return len(whole)
+
+
+def assert_all_is_measured(path: Path, chunks: int) -> None:
+    """Of a file of so many chunks: what they take, whatever they hold."""
+    with open_cvl(path) as cvl:
+        assert len(cvl.index) == chunks
+        bits = bits_by_channel(cvl, model_of(cvl.header)[1])
+        taken = sum(8 * len(cvl.read_chunk(n).symbols) for n in range(chunks))
+    assert bits is not None
+    assert abs(bits.sum() - taken) < 0.02 * taken + 64 * chunks
 
 
 def make_weights() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,18 @@ from cvvae_cli.bitstream.cosines import COLOURS, SIDE, Added, in_blocks, turned
 
 LEAST_CORRECTED = 50  # level; below it corrections save less than a hundredth of the bits
 CHANGE_BITS = 8.0  # about what it takes to say which block is changed
+
+
+class MayCorrect(Protocol):
+    """A coder of latents or of symbols."""
+
+    @property
+    def takes_corrections(self) -> bool: ...
+
+
+def is_corrected(coder: MayCorrect, level: int | None) -> bool:
+    """Whether frames of a level are corrected by an encoder."""
+    return coder.takes_corrections and level is not None and level >= LEAST_CORRECTED
 
 
 def encode_left(coder: CorrectionCoder, left: Iterable[np.ndarray]) -> bytes:

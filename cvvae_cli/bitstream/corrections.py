@@ -19,7 +19,6 @@ from cvvae_cli.bitstream.cosines import (
     Steps,
     planned,
     turned,
-    walked,
 )
 from cvvae_cli.bitstream.detail import LARGEST_PIXEL, step_of
 from cvvae_cli.bitstream.residuals import Plan, Step
@@ -79,12 +78,8 @@ class CorrectionCoder(CosineCoder):
         if not data:
             return None
         coder = self.reader(data)
-
-        def added() -> Added:
-            steps = self.frame(rows, columns, None)
-            return walked(steps, lambda guess, _: self.decode_residuals(coder, guess))
-
-        return {frame: self.correction(added()) for frame in frames}
+        added = (self.decoded(self.frame(rows, columns, None), coder) for _ in frames)
+        return dict(zip(frames, map(self.correction, added), strict=True))
 
     def frame(self, rows: int, columns: int, wanted: Added | None) -> Steps[Added]:
         """The steps of a frame; they end with what is added to it."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TypeVar
 
+import constriction
 import numpy as np
 
 from cvvae_cli.bitstream.residuals import (
@@ -132,6 +133,10 @@ class CosineCoder(TableCoder):
                 bits = -(those * np.log2(open_) + (count - those) * np.log2(1 - open_))
                 states.append(1 + int(bits.argmin()))
         return np.array(states)
+
+    def decoded(self, steps: Steps[Result], coder: constriction.stream.stack.AnsCoder) -> Result:
+        """What steps end with, if each is answered by what a reader gives. Raises CorruptFileError."""
+        return walked(steps, lambda guess, _: self.decode_residuals(coder, guess))
 
     def pixels(self, cosines: np.ndarray) -> np.ndarray:
         """Of cosines (n, 3, 8, 8): what they add to the pixels of a plane, in 2^-4 levels, float64."""

@@ -27,7 +27,6 @@ from cvvae_cli.bitstream.cosines import (
     in_blocks,
     planned,
     turned,
-    walked,
 )
 from cvvae_cli.bitstream.residuals import Plan, Step
 from cvvae_cli.bitstream.vectors import BLOCK, CELL
@@ -134,9 +133,7 @@ class DetailCoder(CosineCoder):
             if coder is None:
                 memory = Memory(memory.picture, np.zeros_like(memory.shown))
             else:
-                memory = walked(
-                    self.frame(memory, None), lambda guess, _: self.decode_residuals(coder, guess)
-                )
+                memory = self.decoded(self.frame(memory, None), coder)
             memories.append(memory)
         return memories
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cvvae_cli.engine.base import to_device
 from cvvae_cli.engine.joints import Shown
-from cvvae_cli.engine.mirror import LEVELS
-from cvvae_cli.types import DETAIL_BITS, Correction
-
-SIDE = 8  # pixels of a block in each direction
+from cvvae_cli.engine.mirror import in_network_units
+from cvvae_cli.types import Correction
 
 
 def corrected(shown: Shown, corrections: dict[int, Correction]) -> Tensor:
@@ -26,7 +23,7 @@ def corrected(shown: Shown, corrections: dict[int, Correction]) -> Tensor:
 
 def add(correction: Correction, frame: Tensor) -> None:
     """To a frame (3, H, W) in [-1, 1], in place."""
-    rows, columns = correction.changed.shape
-    blocks = frame.view(3, rows, SIDE, columns, SIDE).permute(1, 3, 0, 2, 4)
+    (rows, columns), side = correction.changed.shape, correction.colours.shape[-1]
+    blocks = frame.view(3, rows, side, columns, side).permute(1, 3, 0, 2, 4)
     where = torch.from_numpy(correction.changed).to(frame.device)
-    blocks[where] += to_device(correction.colours, frame.device).float().div_(LEVELS * 2**DETAIL_BITS)
+    blocks[where] += in_network_units(correction.colours, frame.device)

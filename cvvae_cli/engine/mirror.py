@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cvvae_cli.engine.base import to_device
+from cvvae_cli.engine.plan import EVERYTHING
 from cvvae_cli.flow.field import GROUP
 from cvvae_cli.types import DETAIL_BITS, Lacking, LatentChunk
 
@@ -73,14 +74,14 @@ class Mirror:
         """Pictures of a chunk, as `Engine.pictures` gives them."""
         if self._decoding is None:
             self._decoding = self.engine.decoding(chunk, self.size)
-        return self.engine.pictures(self._decoding, chunk, range(2**62), refines=refines)
+        return self.engine.pictures(self._decoding, chunk, EVERYTHING, refines=refines)
 
     def frames(self, chunk: LatentChunk, pieces: Pieces) -> Iterator[Tensor]:
         """The frames that a chunk completes, all before its last one: (3, H, W) in [-1, 1], in order."""
         assert self._decoding is not None
         complete = range(chunk.frames.stop - 1)
         groups = self.engine.restored(self._decoding, chunk, pieces)
-        for shown in self.engine.joined(self._decoding, groups, range(2**62)):
+        for shown in self.engine.joined(self._decoding, groups, EVERYTHING):
             yield from shown.part(complete).video[0].float().clamp(-1, 1).unbind(1)
 
     def sources(self, chunk: LatentChunk) -> list[np.ndarray]:
@@ -181,7 +182,12 @@ def added(video: Tensor, detail: np.ndarray) -> Tensor:
     """Groups of frames (1, 3, 4n, H, W) with the detail of each group, int16 (n, 3, H, W)."""
     if not detail.any():
         return video
-    colours = to_device(detail, video.device).to(torch.float32).div_(LEVELS * 2**DETAIL_BITS)
+    colours = in_network_units(detail, video.device)
     shown = video.float().clamp(-1, 1)
     torch.unflatten(shown, 2, (-1, GROUP)).add_(colours.transpose(0, 1)[None, :, :, None])
     return shown
+
+
+def in_network_units(colours: np.ndarray, device: torch.device) -> Tensor:
+    """What is added to colours, int16 in 2^-4 levels, on a device."""
+    return to_device(colours, device).to(torch.float32).div_(LEVELS * 2**DETAIL_BITS)

@@ -10,6 +10,8 @@ import numpy as np
 
 from cvvae_cli.types import FrameBatch, LatentGeometry, WindowGeometry
 
+EVERYTHING = range(2**62)  # frames, or latent frames
+
 
 @dataclass(frozen=True)
 class Tile:

@@ -29,7 +29,7 @@ from cvvae_cli.engine.correcting import corrected
 from cvvae_cli.engine.device import keep_freed_memory
 from cvvae_cli.engine.joints import Joints, Shown
 from cvvae_cli.engine.memory import CORRECTED, DECODING, ENCODING, MIRRORED, require_memory_for_chunk
-from cvvae_cli.engine.plan import Tile, group_latents, pad_frames, plan_tiles, regroup
+from cvvae_cli.engine.plan import EVERYTHING, Tile, group_latents, pad_frames, plan_tiles, regroup
 from cvvae_cli.engine.refining import Refining
 from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
@@ -43,7 +43,6 @@ from cvvae_cli.types import Correction, FrameBatch, LatentChunk
 logger = logging.getLogger("cvvae")
 LARGEST_WHOLE_PICTURE = 1920 * 1088  # pixels; above, the picture is tiled
 DEFAULT_TILE_PIXELS = 1024
-EVERYTHING = range(2**62)  # frames, or latent frames
 BUSY_POSITIONS = 4096  # latent positions of a group that keep a CPU busy (`make benchmark`)
 
 
@@ -93,8 +92,9 @@ class Engine(BaseEngine):
                 require_memory_for_chunk(self, each, count, batch.rgb.shape[1:3])
                 runner = self._runner(self._encode, height, width, geometry.pixels, 1, self.spec.encode_halo)
             latents = range(latent, latent + count)
-            kept = keeps_means, keeps_frames
-            yield self._encoded(runner, batch, latents, worthless, *kept)
+            yield self._encoded(
+                runner, batch, latents, worthless, keeps_means=keeps_means, keeps_frames=keeps_frames
+            )
             latent += count
 
     def _encoded(
@@ -103,6 +103,7 @@ class Engine(BaseEngine):
         batch: FrameBatch,
         numbers: range,
         worthless: float | None,
+        *,
         keeps_means: bool,
         keeps_frames: bool,
     ) -> LatentChunk:

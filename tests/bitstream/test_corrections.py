@@ -8,10 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import CORRECTED, JOINED, assert_parts_are_those_of_the_whole, moving_picture, tiny_spec
+from tiny import (
+    CORRECTED,
+    JOINED,
+    assert_all_is_measured,
+    assert_parts_are_those_of_the_whole,
+    moving_picture,
+    tiny_spec,
+)
 
 from cvvae_cli import codec, latents
-from cvvae_cli.bitstream import cosine_choice
+from cvvae_cli.bitstream import correction_choice, cosine_choice
 from cvvae_cli.bitstream.chunk import told_by
 from cvvae_cli.bitstream.correction_choice import encode_left
 from cvvae_cli.bitstream.corrections import COARSER, CorrectionCoder
@@ -227,17 +234,13 @@ def test_without_detail_there_are_no_corrections(corrected, tmp_path):
 
 
 def test_below_the_least_level_there_are_none(corrected, tmp_path, monkeypatch):
-    monkeypatch.setattr(codec, "LEAST_CORRECTED", 91)
+    monkeypatch.setattr(correction_choice, "LEAST_CORRECTED", 91)
     encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", OPTIONS)
     assert corrections_of(tmp_path / "plain.cvl") == [None] * 5
 
 
 def test_what_a_chunk_takes_is_measured_with_its_corrections(corrected):
-    with open_cvl(corrected) as cvl:
-        _, weights = latents.model_of(cvl.header)
-        bits = latents.bits_by_channel(cvl, weights).sum()
-        taken = sum(8 * len(cvl.read_chunk(n).symbols) for n in range(len(cvl.index)))
-    assert abs(bits - taken) < 0.02 * taken + 64 * 5
+    assert_all_is_measured(corrected, chunks=5)
 
 
 def test_corrections_that_claim_more_than_there_is_are_refused(corrected):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from tiny import CORRECTED, moving_picture
+from tiny import CORRECTED, assert_all_is_measured, moving_picture
 
 from cvvae_cli import codec, latents
 from cvvae_cli.access import decode_frames
@@ -243,11 +243,7 @@ def test_a_part_shows_the_detail_of_the_whole(detailed):
 
 
 def test_what_a_chunk_takes_is_measured_with_its_detail(detailed):
-    with open_cvl(detailed) as cvl:
-        _, weights = latents.model_of(cvl.header)
-        bits = latents.bits_by_channel(cvl, weights).sum()
-        taken = sum(8 * len(cvl.read_chunk(n).symbols) for n in range(len(cvl.index)))
-    assert abs(bits - taken) < 0.02 * taken + 64 * 7
+    assert_all_is_measured(detailed, chunks=7)
 
 
 def test_without_detail_a_file_is_another_job_and_smaller(detailed, options, tmp_path):
