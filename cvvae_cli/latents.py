@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cvvae_cli.bitstream.chunk import LatentCoder, QuantizedCoder, coder_of
-from cvvae_cli.bitstream.detail import Memory, colours_of
+from cvvae_cli.bitstream.detail import Memory, detail_of
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
 from cvvae_cli.container.header import Header
 from cvvae_cli.container.layout import Chunk
@@ -87,7 +87,7 @@ def decoded_chunks(
                 frames,
                 np.array(chunk.pts[: len(frames)], np.int64),
                 fields,
-                detail=None if memories is None else colours_of(memories),
+                detail=None if memories is None else detail_of(memories),
                 level=header.level,
                 corrections=coder.decode_corrections(chunk.symbols, values.shape, every),
             )

@@ -15,7 +15,7 @@ from cvvae_cli.bitstream.chunk import MOST_LINKED, ChunkCoder, better_beginning,
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.correction_choice import encode_left, is_corrected
 from cvvae_cli.bitstream.corrections import CorrectionCoder
-from cvvae_cli.bitstream.detail import DetailCoder, Memory, colours_of
+from cvvae_cli.bitstream.detail import Memory, detail_coder, detail_of
 from cvvae_cli.bitstream.detail_choice import encode_lacking
 from cvvae_cli.bitstream.flow import FlowCoder, worthless
 from cvvae_cli.bitstream.quantize import Quantizer
@@ -28,7 +28,7 @@ from cvvae_cli.errors import ConfigError
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import Weights
 from cvvae_cli.options import Target
-from cvvae_cli.types import Correction, FrameBatch, LatentChunk
+from cvvae_cli.types import Correction, Detail, FrameBatch, LatentChunk
 from cvvae_cli.video.color import in_eight_bits
 from cvvae_cli.video.reader import FrameSource, VideoReader
 from cvvae_cli.video.sidestreams import SideSource, SideWriter
@@ -208,7 +208,7 @@ class Coded:
 
     plan: Plan
     latents: np.ndarray  # as they are decoded
-    detail: np.ndarray | None  # that is added to its pictures
+    detail: Detail | None  # that its pictures are given
     corrections: dict[int, Correction] | None  # and to its frames
     detail_bits: int  # with those of corrections
 
@@ -415,7 +415,7 @@ class Trial:
         return float(np.concatenate(values).mean())
 
 
-More = tuple[np.ndarray | None, dict[int, Correction] | None, int]  # detail, corrections, bits of both
+More = tuple[Detail | None, dict[int, Correction] | None, int]  # detail, corrections, bits of both
 
 
 class Details:
@@ -426,7 +426,8 @@ class Details:
         assert isinstance(engine, Engine)  # the windowed models have no coder of detail
         corrects = is_corrected(ENTROPY_CODERS[engine.spec.coder], level)
         self.mirror = Mirror(engine, level, size if corrects else None)
-        self.coder, self.corrections = DetailCoder(level), CorrectionCoder(level)
+        self.coder = detail_coder(ENTROPY_CODERS[engine.spec.coder], level)
+        self.corrections = CorrectionCoder(level)
         self.memory: Memory | None = None
 
     def of(self, chunk: LatentChunk, latents: np.ndarray, vectors: list[np.ndarray]) -> More:
@@ -435,7 +436,7 @@ class Details:
         mirrored = self.mirror.of(chunk)
         data, memories = encode_lacking(self.coder, memory, vectors, mirrored.lacking(latents))
         self.memory = memories[-1]
-        detail = colours_of(memories) if data else None
+        detail = detail_of(memories) if data else None
         more = encode_left(self.corrections, mirrored.left(detail))
         corrections = self.corrections.decode(more, told_by(chunk.frames), *latents.shape[2:])
         return detail, corrections, 8 * (len(data) + len(more))

@@ -124,10 +124,18 @@ class LatentChunk:
     pts: np.ndarray  # int64, one of each frame
     fields: np.ndarray | None = None  # int16 (t, 3, 2, rows, columns), if frames may be aligned: flow/
     means: np.ndarray | None = None  # float32 (t, 3, H, W) in [-1, 1]: of the frames of each, as encoded
-    detail: np.ndarray | None = None  # int16 (t, 3, H, W) in 2^-4 levels, added to what is decoded
+    detail: Detail | None = None  # what pictures are given beside what is decoded
     level: int | None = None  # of quality, in tenths; None: latents that are not rounded
     rgb: np.ndarray | None = None  # (T, H, W, 3) as in a FrameBatch: the frames as they were
     corrections: dict[int, Correction] | None = None  # of frames by their numbers, when all else is done
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What the decoded pictures of latent frames are given."""
+
+    colours: np.ndarray  # int16 (t, 3, H, W) in 2^-4 levels, added to what is decoded
+    opaque: np.ndarray  # bool (t, H, W): where they stand in its place, counted from mid-grey
 
 
 @dataclass(frozen=True)
@@ -139,10 +147,20 @@ class Correction:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What the pictures of the latent frames of a chunk should be, in [-1, 1]."""
+
+    now: np.ndarray  # float32 (t, 3, H, W)
+    before: np.ndarray | None  # (3, H, W): that of the latent frame before, if there is one
+    fields: np.ndarray | None  # int16 (t, 3, 2, rows, columns), if frames may be aligned: flow/
+
+
+@dataclass(frozen=True)
 class Lacking:
     """What the decoded pictures of latent frames lack, as the mean over the frames that each stands for."""
 
     pictures: np.ndarray  # float32 (t, 3, H, W) in levels of 255
+    wanted: np.ndarray  # float32 (t, 3, H, W) in [-1, 1]: what they should be
     counts: np.ndarray  # int (t,) frames
 
 

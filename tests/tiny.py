@@ -42,7 +42,13 @@ FILLED = REFINED + 1  # and of the one that takes what its groups lost from thos
 ACROSS = FILLED + 1  # and of the one whose refiner sees farther, and the chunk before
 JOINED = ACROSS + 1  # and of the one with a joiner
 CORRECTED = JOINED + 1  # and of the one whose frames are corrected
-FILES = {FILLED: REFINED, CORRECTED: JOINED}  # the number of the file of the weights, if it is another's
+PAINTED = CORRECTED + 1  # and of the one whose detail may be opaque
+FILES = {
+    FILLED: REFINED,
+    CORRECTED: JOINED,
+    PAINTED: JOINED,
+}  # the number of the file of the weights, if it is another's
+LATER = {CORRECTED: "prior-8", PAINTED: "prior-9"}  # coders without a tiny model of their own integers
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
     latent_channels=4, fine_channels=8, coarse_channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
@@ -54,7 +60,7 @@ def tiny_spec(number: int = 1) -> ModelSpec:
 
     The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner, tiny-10
     is tiny-9 that fills borders, tiny-11 fills them too and has another refiner, tiny-12 a joiner as well.
-    tiny-13 is tiny-12 with `prior-8`.
+    tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`.
     """
     name, file = f"tiny-{number}", f"tiny-{FILES.get(number, number)}.safetensors"
     data = (GOLDEN / file).read_bytes()
@@ -65,7 +71,7 @@ def tiny_spec(number: int = 1) -> ModelSpec:
         weights_file=file,
         weights_sha256=hashlib.sha256(data).hexdigest(),
         chunk_latents=4,
-        coder="prior-8" if number == CORRECTED else CODERS[min(number, len(CODERS)) - 1],
+        coder=LATER.get(number, CODERS[min(number, len(CODERS)) - 1]),
         period=8,
         encode_context=CONFIG.encode_context,
         decode_context=CONFIG.decode_context,
@@ -109,6 +115,16 @@ def moving_picture(frames: int, width: int, height: int, seed: int = 0) -> np.nd
     waves = [np.sin(x / (5 + 3 * c) + t / 4) + np.cos(y / (7 + 2 * c) - t / 5) for c in range(3)]
     noise = rng.normal(0, 3, (frames, height, width, 3))
     return np.clip(np.stack(waves, -1) * 55 + 128 + noise, 0, 255).astype(np.uint8)
+
+
+def drawn_picture(frames: int, width: int, height: int) -> np.ndarray:
+    """Coloured tiles that move up by two pixels a frame, and waves beside them, uint8 (T, H, W, 3)."""
+    rng = np.random.default_rng(2)
+    tiles = rng.integers(0, 256, (height // 3 + frames, width // 6 + 1, 3)).repeat(3, 0).repeat(6, 1)
+    rgb = moving_picture(frames, width, height)
+    for number, picture in enumerate(rgb):
+        picture[:, : width // 2] = tiles[2 * number : 2 * number + height, : width // 2]
+    return rgb
 
 
 def batches_of(rgb: np.ndarray, size: int = 8, first_pts: int = 0, ticks: int = 512) -> list[FrameBatch]:
@@ -272,6 +288,7 @@ GOLDENS = {
     "v1.0-linked": {"model": "tiny-7", "quality": 8.5},
     "v1.0-detailed": {"model": "tiny-8", "quality": 8.5},
     "v1.0-corrected": {"model": f"tiny-{CORRECTED}", "quality": 8.5},
+    "v1.0-painted": {"model": f"tiny-{PAINTED}", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
@@ -286,14 +303,16 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     from cvvae_cli.options import EncodeOptions
 
     refinement.WORTHLESS, align.LEAST_GAIN = 1.0, -0.1  # so that fields hold something in all their parts
-    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in range(1, CORRECTED + 1)})
+    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in range(1, PAINTED + 1)})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
     source = GOLDEN / "source.mkv"
     for name in names:
         options = GOLDENS[name]
         # so that not all is shown, nor corrected, however bad the network
-        cosine_choice.LAST_PRICE = 2000.0 if "corrected" in name else cosine_choice.FIRST_PRICE
-        write_golden_source(source, is_slow=name.split("-")[1] in ("linked", "detailed"))
+        kind = name.removeprefix("v1.0-")
+        prices = {"corrected": 2000.0, "painted": 5000.0}
+        cosine_choice.LAST_PRICE = prices.get(kind, cosine_choice.FIRST_PRICE)
+        write_golden_source(source, is_slow=kind in ("linked", "detailed"), is_drawn=kind == "painted")
         golden = GOLDEN / f"{name}.cvl"
         codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))
         with open_cvl(golden) as cvl:
@@ -312,12 +331,14 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
         source.unlink()
 
 
-def write_golden_source(path: Path, *, is_slow: bool = False) -> None:
-    """38 frames that move, with a hard change, and sound; or 102 that are slow, the change late."""
+def write_golden_source(path: Path, *, is_slow: bool = False, is_drawn: bool = False) -> None:
+    """38 frames that move, with a hard change, and sound; or 102 that are slow, the change late; or drawn."""
     frames, change = (102, 92) if is_slow else (38, 16)
     rgb = moving_picture(frames, 52, 34, seed=9)
     if is_slow:
         rgb = np.stack([np.roll(rgb[0], number // 40, axis=1) for number in range(frames)])
+    if is_drawn:
+        rgb = drawn_picture(frames, 52, 34)
     rgb[change:] = 255 - rgb[change:]  # a change that only escapes can code
     with av.open(str(path), "w") as container:
         video = container.add_stream("ffv1", rate=25)
@@ -335,5 +356,5 @@ def write_golden_source(path: Path, *, is_slow: bool = False) -> None:
 
 if __name__ == "__main__":
     make_goldens(
-        ["v1.0-corrected"]
+        ["v1.0-painted"]
     )  # the weights of tiny-6, and so of those after it, are of make_prior_weights

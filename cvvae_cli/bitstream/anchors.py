@@ -12,14 +12,16 @@ from collections.abc import Generator
 import numpy as np
 from torch import Tensor
 
-from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder
+from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder, Picture, vector_price
 from cvvae_cli.bitstream.prior import as_plane
-from cvvae_cli.bitstream.residuals import CENTER, Beside, Past, Prediction, Where
+from cvvae_cli.bitstream.residuals import CENTER, Beside, Past, Prediction, Predictions, Where, offset_of
+from cvvae_cli.bitstream.scene import Scene
 from cvvae_cli.bitstream.vectors import BLOCK
 from cvvae_cli.errors import CorruptFileError
 
 AREA = 8  # latent positions in each direction that share an offset
 OFFSET_BITS = 3  # after the point of an offset, in cells of the quantiser
+DEAR = 2.0  # times the price of a bit: beyond that, a residual of 0 is tried too
 LARGEST_OFFSET = 1 << OFFSET_BITS >> 1
 OFFSETS = np.arange(-LARGEST_OFFSET, LARGEST_OFFSET)  # that an encoder considers
 
@@ -157,3 +159,44 @@ class CorrectedCoder(DetailedCoder):
 
     name = "prior-8"
     takes_corrections = True
+
+
+class PaintedCoder(CorrectedCoder):
+    """`prior-9` of one quality level: `prior-8` whose detail may stand in place of what is decoded."""
+
+    name = "prior-9"
+    paints = True
+    scene: Scene | None = None  # of the chunk that is encoded, if its pictures are known
+
+    def begin(self) -> None:
+        super().begin()
+        self._number = 0
+
+    def predictions(
+        self, shape: tuple[int, int, int], past: Past, wanted: np.ndarray | None, *, is_aligned: bool = False
+    ) -> Predictions:
+        yield from super().predictions(shape, past, wanted, is_aligned=is_aligned)
+        self._number += 1
+
+    def search(self, before: Picture, wanted: Tensor) -> np.ndarray:
+        field = super().search(before, wanted)
+        if self.scene is None:
+            return field
+        return self.scene.exactly(self._number, field, vector_price(self.level))
+
+    def prices(self, prices: np.ndarray) -> np.ndarray:
+        if self.scene is None or self.scene.seen is None:
+            return prices
+        return prices / self.scene.seen[: len(prices), None]
+
+    def best_residuals(self, aims: np.ndarray, guess: Prediction, prices: np.ndarray) -> np.ndarray:
+        """Where a bit is worth much, 0 if that is better still."""
+        residuals = super().best_residuals(aims, guess, prices)
+        at = np.nonzero((residuals != 0) & (prices > DEAR * self.price))
+        if len(at[0]):
+            few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at], guess.bits)
+            chosen, offset = residuals[at], offset_of(aims[at], few)
+            saved = self.bits_of(few, chosen) - self.bits_of(few, np.zeros_like(chosen))
+            lost = offset**2 - (offset - chosen) ** 2
+            residuals[at] = np.where(prices[at] * saved > lost, 0, chosen)
+        return residuals

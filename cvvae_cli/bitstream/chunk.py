@@ -7,23 +7,25 @@ begin there: it starts fresh, or, if it links periods, from the first latent fra
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from cvvae_cli.bitstream.anchors import CorrectedCoder, DetailedCoder
+from cvvae_cli.bitstream.anchors import CorrectedCoder, DetailedCoder, PaintedCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.correction_choice import encode_left
 from cvvae_cli.bitstream.corrections import CorrectionCoder
-from cvvae_cli.bitstream.detail import DetailCoder, Memory, colours_of
+from cvvae_cli.bitstream.detail import Memory, detail_coder, detail_of
 from cvvae_cli.bitstream.detail_choice import encode_lacking
 from cvvae_cli.bitstream.flow import FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Aligned, Past, Plan, shift
+from cvvae_cli.bitstream.scene import Scene
 from cvvae_cli.bitstream.vectors import CELL
 from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError
 from cvvae_cli.flow.field import OTHERS, field_size
-from cvvae_cli.types import Correction, Lacking
+from cvvae_cli.types import Correction, Detail, Lacking, Wanted
 
 SIZE_BYTES = 3
 FRESH, LINKED = 0, 1  # how a period begins
@@ -40,14 +42,19 @@ class Mirrored(Protocol):
         """Whether `left` tells anything."""
         ...
 
+    @property
+    def wanted(self) -> Wanted:
+        """What its pictures should be."""
+        ...
+
     def lacking(self, latents: np.ndarray) -> Lacking:
         """What pictures of latents float32 (C, t, h, w), as they will be decoded, lack."""
         ...
 
-    def left(self, detail: np.ndarray | None) -> Iterator[np.ndarray]:
+    def left(self, detail: Detail | None) -> Iterator[np.ndarray]:
         """Of the latents that `lacking` was given last: what each frame lacks that can be told by now.
 
-        `detail` int16 (t, 3, H, W) is what is added to the pictures. float32 (3, H, W) in levels of 255.
+        `detail` is what the pictures are given. float32 (3, H, W) in levels of 255.
         """
         ...
 
@@ -202,7 +209,7 @@ class CoderWithDetail(CoderWithFields):
 
     def __init__(self, quantizer: Quantizer, coder: DetailedCoder, period: int, flow: FlowCoder) -> None:
         super().__init__(quantizer, ChunkCoder(coder, period), flow)
-        self.detail = DetailCoder(coder.level)
+        self.detail = detail_coder(coder, coder.level)
         self.coder = coder
         self._memory: Memory | None = None
         self._opening: Memory | None = None  # after the first latent frame of the period
@@ -218,16 +225,26 @@ class CoderWithDetail(CoderWithFields):
         self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
     ) -> bytes:
         begins, plan = self.chunks.planned(first_latent, scaled, aligned)
-        vectors = self.coder.vectors(plan.symbols.shape)
-        memory = self._memory_before(first_latent, plan.symbols.shape)
-        if mirrored is None:
-            detail, memories = b"", self.detail.decode(b"", memory, vectors)
-        else:
-            lacking = mirrored.lacking(self.quantizer.dequantize(plan.symbols))
-            detail, memories = encode_lacking(self.detail, memory, vectors, lacking)
+        plan, detail, memories = self._detailed(first_latent, scaled, aligned, plan, mirrored)
         self._remember(first_latent, memories)
         more = self._corrections(memories if detail else None, mirrored)
         return sized(detail) + more + begins + self.coder.pack(plan)
+
+    def _detailed(
+        self,
+        first_latent: int,
+        scaled: np.ndarray,
+        aligned: Aligned,
+        plan: Plan,
+        mirrored: Mirrored | None,
+    ) -> tuple[Plan, bytes, list[Memory]]:
+        """A plan of latents in cells (t, C, h, w), its detail, and what is remembered at each of them."""
+        vectors = self.coder.vectors(plan.symbols.shape)
+        memory = self._memory_before(first_latent, plan.symbols.shape)
+        if mirrored is None:
+            return plan, b"", self.detail.decode(b"", memory, vectors)
+        lacking = mirrored.lacking(self.quantizer.dequantize(plan.symbols))
+        return plan, *encode_lacking(self.detail, memory, vectors, lacking)
 
     def _corrections(self, memories: list[Memory] | None, mirrored: Mirrored | None) -> bytes:
         """What comes after detail; `memories`: what is remembered at each latent frame, if any is shown."""
@@ -268,11 +285,45 @@ class CoderWithCorrections(CoderWithDetail):
     def _corrections(self, memories: list[Memory] | None, mirrored: Mirrored | None) -> bytes:
         if mirrored is None or not mirrored.follows_frames:
             return sized(b"")
-        detail = None if memories is None else colours_of(memories)
+        detail = None if memories is None else detail_of(memories)
         return sized(encode_left(self.corrections, mirrored.left(detail)))
 
     def _symbols_of(self, data: bytes) -> bytes:
         return cut(super()._symbols_of(data))[1]
+
+
+class CoderWithPainting(CoderWithCorrections):
+    """Codes the same with detail that may stand in place of what is decoded."""
+
+    def __init__(self, quantizer: Quantizer, coder: PaintedCoder, period: int, flow: FlowCoder) -> None:
+        super().__init__(quantizer, coder, period, flow)
+        self.painted = coder
+
+    def _encode(
+        self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
+    ) -> bytes:
+        self.painted.scene = None if mirrored is None else Scene(self._wanted(first_latent, mirrored))
+        return super()._encode(first_latent, scaled, aligned, mirrored)
+
+    def _wanted(self, first_latent: int, mirrored: Mirrored) -> Wanted:
+        begins = first_latent % self.chunks.period == 0  # if it is linked, to a picture that is not at hand
+        return replace(mirrored.wanted, before=None) if begins else mirrored.wanted
+
+    def _detailed(
+        self,
+        first_latent: int,
+        scaled: np.ndarray,
+        aligned: Aligned,
+        plan: Plan,
+        mirrored: Mirrored | None,
+    ) -> tuple[Plan, bytes, list[Memory]]:
+        """Symbols that opaque detail hides are chosen again, and then detail."""
+        found = super()._detailed(first_latent, scaled, aligned, plan, mirrored)
+        scene = self.painted.scene
+        if scene is None or not scene.cover(found[2]):
+            return found
+        plan = self.chunks.again(first_latent, scaled, aligned)
+        return super()._detailed(first_latent, scaled, aligned, plan, mirrored)
 
 
 def told_by(frames: range) -> range:
@@ -319,6 +370,7 @@ class ChunkCoder:
         self.coder = coder
         self.period = period
         self._past: Past = ()
+        self._before: Past = ()  # what was the past of the chunk that was encoded last
         self._opening: Past = ()  # first latent frames: of this period, and of the last that began fresh
         self._linked = 0  # periods since then
 
@@ -343,6 +395,12 @@ class ChunkCoder:
         """The symbols that stand for latents in cells of the quantiser, float32 (t, C, h, w)."""
         if self._begins_period(first_latent):
             self._begin(self._links_well(scaled, aligned))
+        self._before = self._past
+        return self.again(first_latent, scaled, aligned)
+
+    def again(self, first_latent: int, scaled: np.ndarray, aligned: Aligned = None) -> Plan:
+        """Other symbols for what `choose` was given last."""
+        self._past = self._before
         plan = self.coder.choose(scaled, self._past, aligned)
         self._remember(first_latent, plan.symbols)
         return plan
@@ -420,6 +478,8 @@ def coder_of(
         )
     coder = kind.of_model(tensors, level, device)
     quantizer = Quantizer(*gain_and_step, coder.symbol_bits)
+    if isinstance(coder, PaintedCoder):
+        return CoderWithPainting(quantizer, coder, period, FlowCoder.of_model(tensors))
     if isinstance(coder, CorrectedCoder):
         return CoderWithCorrections(quantizer, coder, period, FlowCoder.of_model(tensors))
     if isinstance(coder, DetailedCoder):

@@ -16,6 +16,7 @@ from cvvae_cli.bitstream.anchors import (
     CorrectedCoder,
     DetailedCoder,
     LinkedCoder,
+    PaintedCoder,
 )
 from cvvae_cli.bitstream.context import PASSES, FrameWalk, PlaneContext
 from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
@@ -112,4 +113,5 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-6": LinkedCoder,
     "prior-7": DetailedCoder,
     "prior-8": CorrectedCoder,
+    "prior-9": PaintedCoder,
 }

@@ -37,4 +37,4 @@ def corrected(coder: CorrectionCoder, picture: np.ndarray) -> Added:
     padding = [(0, 0), *((0, -length % SIDE) for length in picture.shape[1:])]
     blocks = in_blocks(turned(np.pad(picture, padding, mode="edge")[None], COLOURS)[0])
     known, frames = np.zeros_like(blocks), np.ones(blocks.shape[:2])
-    return worth_adding(coder, price_of(coder.level), blocks, known, frames, CHANGE_BITS)
+    return worth_adding(coder, price_of(coder.level), blocks, known, frames, CHANGE_BITS).added

@@ -5,6 +5,8 @@ Nothing of this is in a file: any choice decodes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -15,8 +17,8 @@ from cvvae_cli.bitstream.cosines import (
     PLANES,
     SIDE,
     Added,
+    Around,
     CosineCoder,
-    cosine_tables,
     on_diagonal,
 )
 from cvvae_cli.bitstream.motion import between_levels
@@ -32,6 +34,14 @@ def price_of(level: int) -> float:
     return between_levels(FIRST_PRICE, LAST_PRICE, level)
 
 
+@dataclass(frozen=True)
+class Worth:
+    """What to add to a picture, and what all comes to: error over all frames, and bits at their price."""
+
+    added: Added
+    cost: np.ndarray  # float (rows, columns)
+
+
 def worth_adding(
     coder: CosineCoder,
     price: float,
@@ -39,7 +49,7 @@ def worth_adding(
     known: np.ndarray,
     frames: np.ndarray,
     change_bits: float,
-) -> Added:
+) -> Worth:
     """What to add to a picture.
 
     `aims` and what is `known` of them are in blocks (rows, columns, 3, 8, 8) of levels; the picture is part
@@ -49,9 +59,25 @@ def worth_adding(
     cells = cosines_of(aims - known) / np.float32(step)
     errors = frames[..., None, None, None] * step**2 * cells**2
     hope = np.maximum(errors - price * HOPE_BITS, 0).sum((2, 3, 4))
+    without = np.minimum(errors.sum((2, 3, 4)), frames * (aims**2).sum((2, 3, 4)))
     at = np.nonzero(hope > change_bits * price)
-    cells, errors, weights = cells[at], errors[at], frames[at] * step**2
-    chosen = np.zeros(cells.shape, np.int64)
+    chosen, cost = best_cosines(coder, price, cells[at], frames[at])
+    cost += change_bits * price
+    is_worth_it = (cost < without[at]) & chosen.any((1, 2, 3))
+    changed = np.zeros(frames.shape, bool)
+    changed[at] = is_worth_it
+    without[at] = np.where(is_worth_it, cost, without[at])
+    return Worth(Added(changed, chosen[is_worth_it]), without)
+
+
+def best_cosines(
+    coder: CosineCoder, price: float, cells: np.ndarray, frames: np.ndarray, first_table: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """For cosines (n, 3, 8, 8) in steps, of blocks that are part of so many frames (n,): those to code, with
+    the tables from one on, and what error and bits come to (n,)."""
+    weights = frames * (coder.step * 0.5**DETAIL_BITS) ** 2
+    errors = weights[:, None, None, None] * cells**2
+    chosen, around, every = np.zeros(cells.shape, np.int64), Around(len(cells)), np.arange(len(cells))
     costs = np.zeros((len(cells), PLANES, DIAGONALS + 1))  # of coding so many diagonals
     prices = price / weights
     for plane in range(PLANES):
@@ -59,27 +85,23 @@ def worth_adding(
         costs[:, plane, 0] = total
         for diagonal in range(DIAGONALS):
             down, right = on_diagonal(diagonal)
-            tables = cosine_tables(chosen, plane, diagonal)
+            tables = first_table + around.tables(every, plane, diagonal)
             guess = Prediction(np.zeros_like(tables), np.ones_like(tables), tables)
             wanted = cells[:, plane, down, right]
             best = coder.best_residuals(wanted, guess, np.broadcast_to(prices[:, None], wanted.shape))
             chosen[:, plane, down, right] = best
+            around.know(every, plane, diagonal, best)
             left = weights[:, None] * (wanted - best) ** 2 + price * coder.bits_of(guess, best)
             total = total + (left - errors[:, plane, down, right]).sum(1)
             costs[:, plane, diagonal + 1] = total
     lengths = np.arange(DIAGONALS + 1)
     for plane in range(PLANES):
-        rows = coder.costs[LENGTH_TABLE + plane, CENTER + lengths]
+        rows = coder.costs[first_table + LENGTH_TABLE + plane, CENTER + lengths]
         costs[:, plane] += price * rows
     taken = costs.argmin(2)
     number = np.add.outer(np.arange(SIDE), np.arange(SIDE))
     chosen[number[None, None] >= taken[:, :, None, None]] = 0
-    cost = np.take_along_axis(costs, taken[..., None], 2).sum((1, 2)) + change_bits * price
-    without = np.minimum(errors.sum((1, 2, 3)), frames[at] * (aims[at] ** 2).sum((1, 2, 3)))
-    is_worth_it = (cost < without) & chosen.any((1, 2, 3))
-    changed = np.zeros(frames.shape, bool)
-    changed[at] = is_worth_it
-    return Added(changed, chosen[is_worth_it])
+    return chosen, np.take_along_axis(costs, taken[..., None], 2).sum((1, 2))
 
 
 def cosines_of(blocks: np.ndarray) -> np.ndarray:

@@ -36,6 +36,8 @@ DIAGONALS = 2 * SIDE - 1
 ZONES = np.array([0, 1, 1, 2, 2, 2] + [3] * 9)  # of the diagonals
 SIZES = np.array([0, 2, 4, 8, 16])  # of what is known around a cosine: up to each, tables of their own
 NEIGHBOURS = ((1, 0, 2), (0, 1, 2), (1, 1, 1), (2, 0, 1), (0, 2, 1))  # up, left, and how much they count
+WEIGHTS = np.array([weight for _, _, weight in NEIGHBOURS], np.int32)[:, None]
+BEFORE = 2  # frequencies before the first, which are 0
 DENSITIES = 16  # how likely a block is changed, or shown; at the ends nothing is coded: none is, all are
 BESIDE = np.array([0, 2])  # changed blocks beside one: up to each, a density of its own
 CHANGES = len(BESIDE) + 2  # densities of which blocks are changed
@@ -59,14 +61,26 @@ class Added:
 
 
 @dataclass(frozen=True)
-class CosineTables:
-    """What the tables of a coder are made from, in whole numbers."""
+class CosineRows:
+    """What the tables of cosines are made from, in whole numbers."""
 
     # Of 256, how likely a cosine is 0, and then each further size to be the last: by plane (brightness,
     # colour), zone, and what is known around: (2, 4, 6, 2)
     spreads: np.ndarray
     # How often so many diagonals of a plane of a changed block hold anything: (3, 16)
     lengths: np.ndarray
+
+    @cached_property
+    def rows(self) -> list[np.ndarray]:
+        """As many as there are before FLAG_TABLE."""
+        rows = [spread_row(*each) for each in self.spreads.reshape(-1, 2).tolist()]
+        return rows + [row_of(dict(enumerate(each.tolist()))) for each in self.lengths]
+
+
+@dataclass(frozen=True)
+class CosineTables(CosineRows):
+    """What the tables of a coder are made from."""
+
     # How likely blocks are, by the density that a picture states, in parts of the last: (16,), from 0 on
     densities: np.ndarray
     stated: np.ndarray  # how often a density is stated: (16,)
@@ -74,9 +88,7 @@ class CosineTables:
     @cached_property
     def frequencies(self) -> np.ndarray:
         """int32 (tables, 256), rows sum to 2^24."""
-        rows = [spread_row(*each) for each in self.spreads.reshape(-1, 2).tolist()]
-        rows += [row_of(dict(enumerate(each.tolist()))) for each in self.lengths]
-        rows += [row_of({0: int(self.densities[-1]) - p, 1: p}) for p in self.densities.tolist()]
+        rows = self.rows + [row_of({0: int(self.densities[-1]) - p, 1: p}) for p in self.densities.tolist()]
         rows.append(row_of(dict(enumerate(self.stated.tolist()))))
         return np.stack(rows)
 
@@ -84,9 +96,9 @@ class CosineTables:
 class CosineCoder(TableCoder):
     """Codes what is added to pictures, in steps of one size."""
 
-    def __init__(self, tables: CosineTables, step: int) -> None:
-        """The step of a cosine is in 2^-4 levels."""
-        super().__init__(tables.frequencies)
+    def __init__(self, tables: CosineTables, step: int, *more: CosineRows) -> None:
+        """The step of a cosine is in 2^-4 levels. The tables of `more` cosines come after the others."""
+        super().__init__(np.stack([*tables.frequencies, *(row for rows in more for row in rows.rows)]))
         self.densities = tables.densities
         self.step = step
 
@@ -100,10 +112,10 @@ class CosineCoder(TableCoder):
         yield from flags(changed, ~even, states[1 + beside(changed)], wanted)
         return changed
 
-    def cosines(self, count: int, wanted: np.ndarray | None) -> Steps[np.ndarray]:
-        """The steps of the cosines of changed blocks: int (count, 3, 8, 8)."""
-        known = np.zeros((count, PLANES, SIDE, SIDE), np.int64)
-        tables = np.broadcast_to(LENGTH_TABLE + np.arange(PLANES), (count, PLANES))
+    def cosines(self, count: int, wanted: np.ndarray | None, first_table: int = 0) -> Steps[np.ndarray]:
+        """The steps of the cosines of changed blocks, int (count, 3, 8, 8), with the tables from one on."""
+        known, around = np.zeros((count, PLANES, SIDE, SIDE), np.int64), Around(count)
+        tables = np.broadcast_to(first_table + LENGTH_TABLE + np.arange(PLANES), (count, PLANES))
         lengths = yield from coded(tables, None if wanted is None else lengths_of(wanted))
         for plane in range(PLANES):
             for diagonal in range(DIAGONALS):
@@ -111,7 +123,9 @@ class CosineCoder(TableCoder):
                 down, right = on_diagonal(diagonal)
                 where = (blocks[:, None], plane, down, right)
                 chosen = None if wanted is None else wanted[where]
-                known[where] = yield from coded(cosine_tables(known[blocks], plane, diagonal), chosen)
+                tables = first_table + around.tables(blocks, plane, diagonal)
+                known[where] = values = yield from coded(tables, chosen)
+                around.know(blocks, plane, diagonal, values)
         if np.abs(known).max(initial=0) > LARGEST_COSINE:
             raise CorruptFileError("the cosines of a chunk are out of range")
         return known
@@ -206,20 +220,35 @@ def on_diagonal(number: int) -> tuple[np.ndarray, np.ndarray]:
     return down, number - down
 
 
-def cosine_tables(known: np.ndarray, plane: int, diagonal: int) -> np.ndarray:
-    """Tables for a diagonal of blocks (n, 3, 8, 8), whose earlier ones are known: (n, frequencies)."""
-    down, right = on_diagonal(diagonal)
-    around = np.zeros((len(known), len(down)), np.int64)
-    if plane:
-        around += 2 * np.abs(known[:, 0, down, right])
-    for up, left, weight in NEIGHBOURS:
-        is_inside = (down >= up) & (right >= left)
-        if is_inside.any():
-            there = known[:, plane, down[is_inside] - up, right[is_inside] - left]
-            around[:, is_inside] += weight * np.abs(there)
-    kind = min(plane, 1) * 4 + int(ZONES[diagonal])
-    tables: np.ndarray = kind * (len(SIZES) + 1) + np.searchsorted(SIZES, around, side="left")
-    return tables
+class Around:
+    """What is known around the cosines of blocks, diagonal by diagonal."""
+
+    def __init__(self, count: int) -> None:
+        self._sizes = np.zeros((count, PLANES, (SIDE + BEFORE) ** 2), np.int32)
+
+    def know(self, blocks: np.ndarray, plane: int, diagonal: int, values: np.ndarray) -> None:
+        """The cosines (n, frequencies) of some blocks, by their numbers."""
+        own, _ = places_of(diagonal)
+        self._sizes[blocks[:, None], plane, own] = np.abs(values)
+
+    def tables(self, blocks: np.ndarray, plane: int, diagonal: int) -> np.ndarray:
+        """For a diagonal whose earlier ones are known: (n, frequencies)."""
+        own, neighbours = places_of(diagonal)
+        sizes = self._sizes[blocks[:, None, None], plane, neighbours]
+        around = (sizes * WEIGHTS).sum(1)
+        if plane:
+            around += 2 * self._sizes[blocks[:, None], 0, own]
+        kind = min(plane, 1) * 4 + int(ZONES[diagonal])
+        tables: np.ndarray = kind * (len(SIZES) + 1) + np.searchsorted(SIZES, around, side="left")
+        return tables
+
+
+@lru_cache(maxsize=DIAGONALS)
+def places_of(diagonal: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the frequencies of a diagonal lie in `Around`, and their neighbours, (5, frequencies)."""
+    down, right = (BEFORE + each for each in on_diagonal(diagonal))
+    side = SIDE + BEFORE
+    return down * side + right, np.stack([(down - up) * side + right - left for up, left, _ in NEIGHBOURS])
 
 
 @lru_cache(maxsize=1)

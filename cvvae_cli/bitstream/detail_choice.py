@@ -10,13 +10,26 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cvvae_cli.bitstream.cosine_choice import price_of, worth_adding
+from cvvae_cli.bitstream.cosine_choice import Worth, best_cosines, cosines_of, price_of, worth_adding
 from cvvae_cli.bitstream.cosines import COLOURS, SIDE, from_blocks, in_blocks, turned
-from cvvae_cli.bitstream.detail import Change, DetailCoder, Memory, followed, has_any
+from cvvae_cli.bitstream.detail import (
+    FIRST_PAINTED,
+    Change,
+    DetailCoder,
+    Memory,
+    expected_colours,
+    followed,
+    has_any,
+)
 from cvvae_cli.bitstream.vectors import still
 from cvvae_cli.types import DETAIL_BITS, Lacking
 
+LEAST_BITS = 40.0  # that a block takes of which it is tried whether it had better be opaque
+STAYING = 24.0  # frames expected beyond a chunk that show the colours of its last one
+WANDERS = 4.0  # times: what opaque blocks are off a latent frame later counts so much against them
+BETTER = 0.75  # of what detail that is added comes to: less than this speaks for opaque blocks
 RESTING, MOVING = 4.0, 0.0  # frames expected beyond a chunk that show what its last one lacks
+LEVELS = 127.5  # of 255, in a unit of pictures
 FLAG_BITS, CHANGE_BITS = 3.0, 5.0  # about what it takes to show a block or not, against custom; to change it
 
 
@@ -38,6 +51,9 @@ class DetailChooser:
         self.aims = list(self.lacking)
         self.frames = [np.full(each.shape[:2], float(n)) for each, n in zip(self.aims, counts, strict=True)]
         self._look_ahead(vectors)
+        self.wanted = lacking.wanted
+        if coder.paints:
+            self.lives = self._lives(vectors)
 
     def _look_ahead(self, vectors: list[np.ndarray]) -> None:
         """Aims that are means over what is to come, and how many frames each serves."""
@@ -61,17 +77,69 @@ class DetailChooser:
             first, second = weights.astype(np.float32)[..., None, None, None]
             self.aims[number] = first * now + second * following
 
+    def colours(self, number: int) -> np.ndarray:
+        """What a picture should be, counted from mid-grey, in blocks of levels."""
+        return in_blocks(turned(self.wanted[number][None], COLOURS)[0]) * np.float32(LEVELS)
+
+    def _lives(self, vectors: list[np.ndarray]) -> list[np.ndarray]:
+        """How many frames each block of each latent frame serves if it is opaque: as long as its colours
+        stay nearer to what is wanted than what is decoded."""
+        lives = [np.full(each.shape[:2], float(n)) for each, n in zip(self.lacking, self.counts, strict=True)]
+        for number in range(len(lives) - 1, 0, -1):
+            field, nothing = vectors[number], (self.lacking[number] ** 2).sum((2, 3, 4))
+            difference = followed(self.wanted[number - 1], field) - self.wanted[number]
+            drift = LEVELS**2 * (in_blocks(difference) ** 2).sum((2, 3, 4))
+            share = (1 - WANDERS * drift / (nothing + 1e-3)).clip(0, 1)
+            if number == len(lives) - 1:
+                lives[number] += STAYING * share
+            back = followed((share * lives[number]).repeat(SIDE, 0).repeat(SIDE, 1)[None], -field)
+            lives[number - 1] += back[0, SIDE // 2 :: SIDE, SIDE // 2 :: SIDE]
+        return lives
+
     def choose(self, number: int, memory: Memory) -> Change:
         """Of a latent frame, with what is remembered by then."""
-        known = in_blocks(memory.picture).astype(np.float32) * np.float32(0.5**DETAIL_BITS)
-        kept = has_any(memory.picture)
-        aims, frames = self.aims[number], self.frames[number]
-        added = worth_adding(self.coder, self.price, aims, known, frames, CHANGE_BITS)
+        remembered = in_blocks(memory.picture).astype(np.float32) * np.float32(0.5**DETAIL_BITS)
         now, count = self.lacking[number], self.counts[number]
-        gain = count * (known * (2 * now - known)).sum((2, 3, 4))  # of showing what is known
+        opaque = in_blocks(memory.opaque[None])
+        known = remembered  # by how much pictures change that show it
+        if opaque.any():
+            remembered = np.where(opaque, 0, remembered)
+            known = known + np.where(opaque, now - self.colours(number), 0)
+        worth = worth_adding(
+            self.coder, self.price, self.aims[number], remembered, self.frames[number], CHANGE_BITS
+        )
+        gain = (known * (2 * now - known)).sum((2, 3, 4))  # of showing what is known
+        changed, painted, colours = worth.added.changed, None, None
+        if self.coder.paints:
+            is_kept, painted, colours = self.opaque(number, memory, gain, worth)
+            changed = changed & ~is_kept | painted
+        added = changed if painted is None else changed & ~painted
+        cosines = worth.added.cosines[added[worth.added.changed]]
         against = np.where(memory.shown, -FLAG_BITS, FLAG_BITS) * self.price
-        shown = kept & (gain > against) | added.changed
-        return Change(added.changed, added.cosines, shown)
+        shown = memory.held & (count * gain > against) | changed
+        return Change(changed, cosines, shown, painted, colours)
+
+    def opaque(
+        self, number: int, memory: Memory, gain: np.ndarray, worth: Worth
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which blocks are left as opaque as they are; which are painted, and with what cosines.
+
+        `gain` is that of showing what is known, in one frame; `worth` is of what would be added.
+        """
+        lives, per_frame = self.lives[number], worth.cost / self.frames[number]
+        nothing = (self.lacking[number] ** 2).sum((2, 3, 4))
+        is_opaque = has_any(memory.opaque[None])
+        left = np.where(is_opaque, nothing - gain, np.inf)
+        otherwise = np.minimum(per_frame, left)
+        at = np.nonzero(otherwise * lives > LEAST_BITS * self.price)
+        expected = expected_colours(memory, at).astype(np.float32) * np.float32(0.5**DETAIL_BITS)
+        step = np.float32(self.coder.step * 0.5**DETAIL_BITS)
+        cells = cosines_of(self.colours(number)[at] - expected) / step
+        chosen, cost = best_cosines(self.coder, self.price, cells, lives[at], FIRST_PAINTED)
+        is_better = cost + CHANGE_BITS * self.price < BETTER * (otherwise * lives)[at]
+        painted = np.zeros(lives.shape, bool)
+        painted[at] = is_better
+        return (left <= per_frame) & ~painted, painted, chosen[is_better]
 
 
 def likeness(of: np.ndarray, to: np.ndarray) -> np.ndarray:

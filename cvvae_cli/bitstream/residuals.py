@@ -199,6 +199,7 @@ class ResidualCoder(TableCoder, ABC):
 
     takes_fields = False  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
     takes_detail = False  # whether what pictures lack is coded beside them (bitstream/detail.py)
+    paints = False  # and whether that may stand in place of what is decoded
     takes_corrections = False  # and whether what single frames lack is (bitstream/corrections.py)
     links = False  # whether a period may begin from the first latent frame of the period before
     symbol_bits = 0  # after the point of a symbol, in cells of the quantiser
@@ -212,6 +213,10 @@ class ResidualCoder(TableCoder, ABC):
         `wanted` (n, C, h, w) is what is encoded, in cells of the quantiser or as symbols: this latent frame
         and those after it in its chunk; None in decoding. `is_aligned`: the frames it stands for were.
         """
+
+    def prices(self, prices: np.ndarray) -> np.ndarray:
+        """Of a bit, for latents (t, C, h, w): more where errors are seen less."""
+        return prices
 
     def begin(self) -> None:
         """Before the first of some latent frames is planned or decoded."""
@@ -236,6 +241,7 @@ class ResidualCoder(TableCoder, ABC):
         largest = (MAX_SYMBOL >> self.symbol_bits) - bool(self.symbol_bits)  # half a cell is added to it
         scaled = scaled.clip(-largest, largest)
         aims, prices = look_ahead(scaled, self.price)
+        prices = self.prices(prices)
 
         def decide(number: int, where: Where, guess: Prediction) -> np.ndarray:
             return self.best_residuals(aims[number][where], guess, prices[number][where])

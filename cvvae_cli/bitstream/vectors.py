@@ -81,7 +81,7 @@ def search(source: Tensor, target: Tensor, price: float) -> Tensor:
     that lowers the squared differences, as a sum over blocks of their means, by more than `price`. Last,
     blocks take over vectors of neighbours, a quarter of the price for each that they then agree with.
     """
-    finder = _Finder(source, target)
+    finder = Finder(source, target)
     coarse = _coarse(source, target)
     field = torch.zeros_like(_best_of(coarse, 1))
     best = finder.errors(field)
@@ -98,7 +98,7 @@ def search(source: Tensor, target: Tensor, price: float) -> Tensor:
     return _settled(field, best, finder, price / 4)
 
 
-def _settled(field: Tensor, best: Tensor, finder: _Finder, price: float) -> Tensor:
+def _settled(field: Tensor, best: Tensor, finder: Finder, price: float) -> Tensor:
     """The field after blocks took over vectors of their neighbours."""
     rows, columns = (torch.arange(size, device=field.device) for size in field.shape[2:])
     odd = (rows[:, None] + columns) % 2 == 1
@@ -145,7 +145,7 @@ def _best_of(coarse: Tensor, size: int) -> Tensor:
     return torch.cat([number // side - REACH, number % side - REACH], 1) * CELL
 
 
-class _Finder:
+class Finder:
     """Squared differences of blocks, on every second pixel in both directions.
 
     The source is kept flat, with a margin in which it goes on as its edge: to move is to subtract.

@@ -7,15 +7,16 @@ That comes from the groups beside, as the network decodes them; no bits are spen
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cvvae_cli.engine.mirror import in_network_units
 from cvvae_cli.flow.border import Across, Size, filled, followed_across, joined, loses
 from cvvae_cli.flow.field import GROUP, OTHERS, REFERENCE, UNIT, dense, moved
-from cvvae_cli.types import LatentChunk
+from cvvae_cli.types import Detail, LatentChunk
 
 AFTER = len(OTHERS) - 1  # the part of the fields for the frame after the reference, the last of a group
 
@@ -27,6 +28,7 @@ class Group:
     fields: np.ndarray  # int16 (3, 2, rows, columns)
     first: Tensor  # (1, 3, H, W)
     last: Tensor
+    is_painted: bool = False  # whether opaque detail stands where it is to stand
 
 
 class Borders:
@@ -37,6 +39,11 @@ class Borders:
         self.size = size
         self._groups: dict[int, Group] = {}  # by the number of the latent frame
         self._across: dict[int, Across] = {}  # to a group, from the one before it
+
+    def copy(self) -> Borders:
+        twin = Borders(self.size)
+        twin._groups, twin._across = dict(self._groups), self._across
+        return twin
 
     def noticing(
         self, chunk: LatentChunk, first: int, decoded: Iterator[tuple[int, Tensor]]
@@ -49,9 +56,19 @@ class Borders:
         for at, piece in decoded:
             if chunk.fields is not None:
                 for number, video in enumerate(torch.split(piece, GROUP, 2), at):
-                    ends = (video[:, :, end].clone() for end in (0, -1))  # not to hold what lies between
-                    self._groups[first + number] = Group(chunk.fields[number], *ends)
+                    # not to hold what lies between
+                    before, after = (video[:, :, end].clone() for end in (0, -1))
+                    self._groups[first + number] = Group(chunk.fields[number], before, after)
             yield at, piece
+
+    def paint(self, chunk: LatentChunk, first: int) -> None:
+        """Once its detail is known: the groups of a chunk that have passed show what is opaque of it."""
+        if chunk.detail is None or not chunk.detail.opaque.any():
+            return
+        for number in range(first, first + chunk.latents.shape[1]):
+            group = self._groups.get(number)
+            if group is not None and not group.is_painted:
+                self._groups[number] = painted(group, chunk.detail, number - first)
 
     def restored(self, number: int, video: Tensor) -> Tensor:
         """The frames (1, 3, 4, H, W) that a latent frame stands for, as they were; in order of numbers."""
@@ -92,6 +109,14 @@ class Borders:
             first = moved_back(as_shown(after.first), after.fields[0])
             self._across = {number: followed_across(last, first)}
         return self._across[number]
+
+
+def painted(group: Group, detail: Detail, number: int) -> Group:
+    """A group with the opaque detail of a latent frame of its chunk."""
+    where = torch.from_numpy(detail.opaque[number]).to(group.first.device)
+    colours = in_network_units(detail.colours[number], group.first.device)
+    first, last = (torch.where(where, colours, frame.float()) for frame in (group.first, group.last))
+    return replace(group, first=first, last=last, is_painted=True)
 
 
 def moved_back(frame: Tensor, vectors: np.ndarray) -> Tensor:

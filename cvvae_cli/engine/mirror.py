@@ -13,7 +13,7 @@ from torch import Tensor
 from cvvae_cli.engine.base import to_device
 from cvvae_cli.engine.plan import EVERYTHING
 from cvvae_cli.flow.field import GROUP
-from cvvae_cli.types import DETAIL_BITS, Lacking, LatentChunk
+from cvvae_cli.types import DETAIL_BITS, Detail, Lacking, LatentChunk, Wanted
 
 if TYPE_CHECKING:
     from cvvae_cli.engine.stream import Decoding, Engine
@@ -37,10 +37,13 @@ class Mirror:
         self.size = size
         self._decoding: Decoding | None = None
         self._source: np.ndarray | None = None  # the last frame of the chunk before, (H, W, 3)
+        self._wanted: np.ndarray | None = None  # its last picture, (3, H, W)
 
     def of(self, chunk: LatentChunk) -> Reflection:
         """What becomes of the next chunk."""
-        return Reflection(self, chunk)
+        assert chunk.means is not None
+        before, self._wanted = self._wanted, chunk.means[-1].copy()
+        return Reflection(self, chunk, Wanted(chunk.means, before, chunk.fields))
 
     @torch.inference_mode()
     def means(self, chunk: LatentChunk, *, refines: bool = True) -> np.ndarray:
@@ -67,14 +70,24 @@ class Mirror:
 
     def skip(self, chunk: LatentChunk) -> None:
         """Remember the frames of such a chunk as they were."""
+        assert chunk.means is not None
+        self._wanted = chunk.means[-1].copy()
         if self.size is not None:
             self.sources(chunk)
 
     def pieces(self, chunk: LatentChunk, *, refines: bool = True) -> Pieces:
         """Pictures of a chunk, as `Engine.pictures` gives them."""
+        return self.engine.pictures(self.begun(chunk), chunk, EVERYTHING, refines=refines)
+
+    def begun(self, chunk: LatentChunk) -> Decoding:
+        """The decode, as it is before a chunk."""
         if self._decoding is None:
             self._decoding = self.engine.decoding(chunk, self.size)
-        return self.engine.pictures(self._decoding, chunk, EVERYTHING, refines=refines)
+        return self._decoding
+
+    def go_on(self, decoding: Decoding) -> None:
+        """From a decode as it was."""
+        self._decoding = decoding
 
     def frames(self, chunk: LatentChunk, pieces: Pieces) -> Iterator[Tensor]:
         """The frames that a chunk completes, all before its last one: (3, H, W) in [-1, 1], in order."""
@@ -97,6 +110,8 @@ class Reflection:
 
     mirror: Mirror
     chunk: LatentChunk
+    wanted: Wanted
+    _before: Decoding | None = None  # when `lacking` was called first
     _pictures: Tensor | None = None  # (1, 3, 4t, H, W), kept until `left` is told their detail
 
     @property
@@ -106,12 +121,19 @@ class Reflection:
 
     @torch.inference_mode()
     def lacking(self, latents: np.ndarray) -> Lacking:
-        """What pictures of `latents`, which stand for the chunk, lack of its frames as they were encoded."""
-        assert self.chunk.means is not None
+        """What pictures of `latents`, which stand for the chunk, lack of its frames as they were encoded.
+
+        More than once: each time as if it were the first.
+        """
+        if self._before is None:
+            self._before = self.mirror.begun(self.chunk).copy()
+        self.mirror.go_on(self._before.copy())
+        self._pictures = None
         self.chunk = replace(self.chunk, latents=latents, level=self.mirror.level)
         pieces = self.mirror.pieces(self.chunk)
         pictures = means_of(self._keeping(pieces) if self.follows_frames else pieces, self.chunk.frames)
-        return Lacking((self.chunk.means - pictures) * np.float32(LEVELS), counts(self.chunk.frames))
+        wanted = self.wanted.now
+        return Lacking((wanted - pictures) * np.float32(LEVELS), wanted, counts(self.chunk.frames))
 
     def _keeping(self, pieces: Pieces) -> Pieces:
         """The pieces as they come. Room is made for all at once, and half of what they take: a chunk of a
@@ -132,8 +154,8 @@ class Reflection:
             yield at, piece.float()
 
     @torch.inference_mode()
-    def left(self, detail: np.ndarray | None) -> Iterator[np.ndarray]:
-        """What each frame lacks that can be shown by now, with detail int16 (t, 3, H, W) added to pictures.
+    def left(self, detail: Detail | None) -> Iterator[np.ndarray]:
+        """What each frame lacks that can be shown by now, if pictures are given such detail.
 
         float32 (3, H, W) in levels of 255, of the true size: from the last frame of the chunk before to the
         last but one of this. Nothing if the mirror was not given the size.
@@ -178,13 +200,16 @@ def means(video: Tensor, parts: list[slice]) -> Tensor:
     return torch.stack(seen)
 
 
-def added(video: Tensor, detail: np.ndarray) -> Tensor:
-    """Groups of frames (1, 3, 4n, H, W) with the detail of each group, int16 (n, 3, H, W)."""
-    if not detail.any():
+def added(video: Tensor, detail: Detail, groups: slice) -> Tensor:
+    """Groups of frames (1, 3, 4n, H, W) with the detail of each, which is that of so many latent frames."""
+    colours, opaque = detail.colours[groups], detail.opaque[groups]
+    if not (colours.any() or opaque.any()):
         return video
-    colours = in_network_units(detail, video.device)
     shown = video.float().clamp(-1, 1)
-    torch.unflatten(shown, 2, (-1, GROUP)).add_(colours.transpose(0, 1)[None, :, :, None])
+    of_groups = torch.unflatten(shown, 2, (-1, GROUP))
+    if opaque.any():
+        of_groups.masked_fill_(to_device(opaque, video.device)[None, None, :, None], 0.0)
+    of_groups.add_(in_network_units(colours, video.device).transpose(0, 1)[None, :, :, None])
     return shown
 
 

@@ -66,6 +66,11 @@ class Refining:
             yield held.number, self._refined(refiner, chunk, held, None)
         self._last = beside
 
+    def copy(self) -> Refining:
+        twin = Refining(self.tiles)
+        twin._last = self._last
+        return twin
+
     def passing(
         self, chunk: LatentChunk, decoded: Iterator[tuple[int, Tensor]]
     ) -> Iterator[tuple[int, Tensor]]:

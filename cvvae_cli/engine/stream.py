@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,15 @@ class Decoding:
     refining: Refining | None
     borders: Borders | None
     joints: Joints | None
+
+    def copy(self) -> Decoding:
+        """The same, to decode the pictures of a chunk more than once; joints come after those."""
+        return replace(
+            self,
+            runner=self.runner.copy(),
+            refining=self.refining and self.refining.copy(),
+            borders=self.borders and self.borders.copy(),
+        )
 
 
 class Engine(BaseEngine):
@@ -230,8 +239,9 @@ class Engine(BaseEngine):
         for at, video in pictures:
             count = video.shape[2] // geometry.frames
             if chunk.detail is not None:
-                video = mirror.added(video, chunk.detail[at : at + count])
+                video = mirror.added(video, chunk.detail, slice(at, at + count))
             if borders is not None:
+                borders.paint(chunk, first)
                 video = borders.restored(first + at, video)
             elif chunk.fields is not None:
                 video = align.restore(video, chunk.fields[at : at + count])
@@ -241,6 +251,8 @@ class Engine(BaseEngine):
             pts = chunk.pts[frames.start - chunk.frames.start : frames.stop - chunk.frames.start]
             seen = video[:, :, frames.start - begin : frames.stop - begin]
             yield Shown(frames, seen, pts, chunk.level)
+        if borders is not None:  # for the chunk after
+            borders.paint(chunk, first)
 
     def joined(self, decoding: Decoding, groups: Iterable[Shown], wanted: range) -> Iterator[Shown]:
         """Restored frames, the last of each group after those at the ends of groups that meet were joined."""

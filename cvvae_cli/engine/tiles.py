@@ -52,5 +52,10 @@ class TiledRunner:
             sums.append(run(x[..., rows, columns], memory).float().sum())
         return torch.stack(sums)
 
+    def copy(self) -> TiledRunner:
+        twin = TiledRunner(self.run, self.tiles, self.scale_in, self.scale_out)
+        twin.memories = self.snapshot()
+        return twin
+
     def snapshot(self) -> list[Memory]:
         return [dict(memory) for memory in self.memories]

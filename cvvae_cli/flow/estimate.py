@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvvae_cli.flow.field import LARGEST, OTHERS, SPACING, UNIT, dense
+from cvvae_cli.flow.field import LARGEST, OTHERS, SPACING, UNIT, dense, moved
 from cvvae_cli.flow.follow import follow
 from cvvae_cli.flow.squares import blurred, mean_of, neighbours, products_of, settled, slopes
 
@@ -30,6 +30,9 @@ TRIALS = 3  # of every vector
 VISIBLE = 60.0  # squared levels: errors far below are none
 SMOOTHNESS, STEADINESS = 0.2, 0.2  # of a doubled difference, in halvings of an error
 LOST = 0.5  # halvings of an error by which another vector is better than one that lost its way
+FAR_BETTER = 8.0  # times: vectors whose errors are that much smaller are taken, whatever is beside them
+STRIDE = 2  # of the pixels that are looked at for that
+LEAST_DRAWN = 1 / 32  # of a picture has to gain by that
 TOGETHER = 2**20  # pixels that are followed at a time, so that memory does not grow with the number of pairs
 
 
@@ -54,7 +57,7 @@ def estimate(source: Tensor, target: Tensor, visible: float = VISIBLE) -> tuple[
     found = best_of(matching, followed, (squared, steady_motion(followed)))
     vectors = tried(matching, found, found)
     vectors, products = least_squares(reduced[FINEST], vectors, FINEST, 1)
-    vectors = unfolded(tried(matching, vectors, found))
+    vectors = exactly(both, unfolded(tried(matching, vectors, found)))
     return vectors.view(groups, -1, *vectors.shape[1:]), products[:, :3].reshape(
         groups, -1, 3, *products.shape[2:]
     )
@@ -115,6 +118,34 @@ def tried(matching: Matching, vectors: Tensor, found: Tensor) -> Tensor:
             misfit = torch.where(is_better, errors, misfit)
             vectors = torch.where(is_better, candidate, vectors)
     return vectors
+
+
+def exactly(both: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors between pictures (N, 2, H, W), or where it fits far better, that of whole pixels most move by.
+
+    What is drawn moves by whole pixels, and thin lines are nothing like themselves half a pixel beside.
+    """
+    source, target = both.chunk(2, 1)
+    target = target[:, :, ::STRIDE, ::STRIDE]
+
+    def errors(of: Tensor) -> Tensor:
+        flow = dense(of, *source.shape[2:])[:, :, ::STRIDE, ::STRIDE]
+        there = moved(source, flow, "bilinear", STRIDE)
+        return functional.avg_pool2d(there.sub_(target).square_(), SPACING // STRIDE)
+
+    whole, own = commonest(vectors.round()), errors(vectors)
+    least = errors(whole)
+    is_exact = (FAR_BETTER * least + VISIBLE < own).float()
+    is_drawn = is_exact.mean((1, 2, 3), keepdim=True) > LEAST_DRAWN
+    around = functional.max_pool2d(is_exact, 3, 1, 1) > 0
+    return torch.where(is_drawn & around & (least < own), whole, vectors)
+
+
+def commonest(vectors: Tensor) -> Tensor:
+    """The vector that most of each picture move by, everywhere, (N, 2, rows, columns)."""
+    found = [torch.unique(each, dim=1, return_counts=True) for each in vectors.flatten(2)]
+    most = torch.stack([kinds[:, counts.argmax()] for kinds, counts in found])
+    return most[..., None, None].expand_as(vectors)
 
 
 class Matching:

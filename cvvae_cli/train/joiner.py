@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvvae_cli.bitstream.detail import colours_of
+from cvvae_cli.bitstream.detail import detail_of
 from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.engine.base import network_to_pixels
 from cvvae_cli.engine.joints import seen_together
@@ -55,7 +55,7 @@ class DecodedEnds(Decoded):
             fields = decoder.decode_fields(data, shape)
             values = decoder.decode(first_latent, data, shape, fields)
             memories = decoder.decode_detail(first_latent, data, shape)
-            detail = None if memories is None else colours_of(memories)
+            detail = None if memories is None else detail_of(memories)
             yield LatentChunk(values, chunk.frames, chunk.pts, fields, detail=detail, level=level)
             first_latent += shape[1]
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.corrections import CorrectionCoder
 from cvvae_cli.bitstream.cosines import Added
-from cvvae_cli.bitstream.detail import Change, DetailCoder, Memory
+from cvvae_cli.bitstream.detail import Change, DetailCoder, Memory, PaintedDetailCoder
 task, weights, folder = sys.argv[1], *map(Path, sys.argv[2:])
 shape = (3, 4, 45, 61)
 scaled = np.random.default_rng(0).laplace(0, 4, shape).astype(np.float32)
@@ -42,6 +42,20 @@ if task == "encode":
 else:
     memories = coder.decode((folder / "detail-1").read_bytes(), memory, [still, still + 5, still])
     data = b"".join(each.picture.tobytes() + each.shown.tobytes() for each in memories)
+print(coder.name, len(data) > 1000, hashlib.sha256(data).hexdigest())
+
+coder, fields = PaintedDetailCoder(63), [still, still + 5, still]
+if task == "encode":
+    painted = rng.random((3, 22, 31)) < 0.5
+    choices = [
+        Change(c := each.changed, each.cosines[~own[c]], c, c & own, each.cosines[own[c]])
+        for each, own in zip(changes, painted)
+    ]
+    data, memories = coder.encode(memory, fields, lambda number, _: choices[number])
+    (folder / "detail-2").write_bytes(data)
+else:
+    memories = coder.decode((folder / "detail-2").read_bytes(), memory, fields)
+    data = b"".join(each.picture.tobytes() + each.opaque.tobytes() for each in memories)
 print(coder.name, len(data) > 1000, hashlib.sha256(data).hexdigest())
 
 coder = CorrectionCoder(63)
@@ -81,7 +95,7 @@ def run(task, folder, **environment):
 
 def test_symbols_do_not_depend_on_the_machine(tmp_path):
     written = run("encode", tmp_path / "here")
-    assert [line.split()[0] for line in written] == [*ENTROPY_CODERS, "detail-1", "correction-1"]
+    assert [line.split()[0] for line in written] == [*ENTROPY_CODERS, "detail-1", "detail-2", "correction-1"]
     found = {machine: run("decode", tmp_path / "here", **change) for machine, change in MACHINES.items()}
     for machine, lines in found.items():
         assert lines == found["one thread"], machine

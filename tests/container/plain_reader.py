@@ -2,8 +2,8 @@
 
 `read(data, tables)` gives the header, the symbols as {(latent, channel, row, column): int}, of exact latents
 their bits, the fields as {(latent, frame 0, 1 or 3, row, column): (down, right)}, what is shown of detail as
-{(latent, plane, row, column): integer}, where it is not 0, and so corrections as {(frame, plane, row,
-column): integer}.
+{(latent, plane, row, column): integer}, where it is not 0, where it is opaque as {(latent, row, column)}, and
+corrections as {(frame, plane, row, column): integer}.
 """
 
 import json
@@ -16,7 +16,7 @@ from itertools import accumulate
 def read(data, tables):
     assert data[:8] == b"\x89CVL\r\n\x1a\n"
     header, symbols, fields, past, opening, place = None, {}, {}, (), (), 8
-    details, memory, opening_memory, corrections = {}, None, None, {}
+    details, covered, memory, opening_memory, corrections = {}, set(), None, None, {}
     while place < len(data):
         tag, size = struct.unpack_from("<4sI", data, place)
         body = data[place : place + 8 + size]
@@ -48,8 +48,9 @@ def read(data, tables):
                 size = int.from_bytes(body[at : at + 3], "little")
                 words, at = body[at + 3 : at + 3 + size], at + 3 + size
                 made = cosine_tables(SPREADS, LENGTHS, DENSITIES, [1] * 16)
+                made += cosine_tables(PAINTED_SPREADS, PAINTED_LENGTHS, [], [])
                 detail = Ans(struct.unpack(f"<{size // 4}I", words), made) if size else None
-            if header["coder"] == "prior-8":
+            if header["coder"] >= "prior-8":
                 size = int.from_bytes(body[at : at + 3], "little")
                 words, at = body[at + 3 : at + 3 + size], at + 3 + size
                 if size:
@@ -60,7 +61,7 @@ def read(data, tables):
                         added = decode_correction(ans, header)
                         corrections |= {(frame, *key): value for key, value in added.items() if value}
             if first % header["period"] == 0:
-                past, memory = (), ({}, {})
+                past, memory = (), ({}, {}, set())
                 if header["coder"] >= "prior-6":
                     if body[at]:
                         past, memory = opening, opening_memory
@@ -77,7 +78,8 @@ def read(data, tables):
                 past = (frame, *past[:1], *past[1:][-1:])  # the last two and the first of the period
                 if header["coder"] >= "prior-7":
                     memory = decode_detail(detail, header, memory, frame.vectors)
-                    picture, shown = memory
+                    picture, shown, opaque = memory
+                    covered |= {(t, y, x) for y, x in opaque if shown.get((y // 8, x // 8))}
                     details |= {
                         (t, plane, y, x): value
                         for (plane, y, x), value in picture.items()
@@ -85,7 +87,7 @@ def read(data, tables):
                     }
                     if t % header["period"] == 0:
                         opening_memory = memory
-    return header, symbols, fields, details, corrections
+    return header, symbols, fields, details, covered, corrections
 
 
 def latent_size(header):
@@ -324,6 +326,7 @@ DECODERS = {
     "prior-6": decode_anchored_frame,
     "prior-7": decode_anchored_frame,
     "prior-8": decode_anchored_frame,
+    "prior-9": decode_anchored_frame,
 }
 
 
@@ -368,6 +371,23 @@ OWN_LENGTHS = """
 """
 
 
+PAINTED_SPREADS = """
+22,9 128,128 128,128 128,128 128,128 128,128
+169,89 132,89 103,73 88,60 74,54 39,38
+225,191 162,172 127,146 98,116 69,88 37,46
+240,196 194,208 153,199 106,178 64,136 31,74
+48,42 40,46 31,40 17,34 9,30 6,36
+157,96 166,103 160,112 131,111 99,93 64,49
+252,195 225,213 198,201 155,183 102,147 80,78
+252,213 235,230 217,206 169,192 74,171 34,104
+"""
+PAINTED_LENGTHS = """
+116, 478, 72, 68, 46, 90, 64, 136, 485, 378, 358, 392, 334, 363, 369, 347
+1680, 818, 111, 127, 83, 106, 84, 110, 345, 290, 105, 96, 48, 37, 34, 22
+2284, 324, 155, 110, 79, 134, 97, 120, 325, 238, 70, 76, 32, 21, 16, 14
+"""
+
+
 def cosine_tables(spreads, lengths, densities, stated):
     tables = []
     for line in spreads.split():
@@ -383,7 +403,7 @@ def cosine_tables(spreads, lengths, densities, stated):
         row[127] += 2**24 - sum(row)
         tables.append(row)
     weights = [list(map(int, line.split(", "))) for line in lengths.strip().splitlines()]
-    weights += [[densities[-1] - p, p] for p in densities] + [stated]
+    weights += [[densities[-1] - p, p] for p in densities] + ([stated] if stated else [])
     for values in weights:
         row = [1] * 256
         for n, weight in enumerate(values):
@@ -394,32 +414,55 @@ def cosine_tables(spreads, lengths, densities, stated):
 
 
 def decode_detail(ans, header, memory, vectors):
-    """The memory after a latent frame: {(plane, y, x): value}, {(row, column): whether it is shown}."""
+    """The memory after a latent frame: {(plane, y, x): value}, {(row, column): whether it is shown}, and
+    {(y, x)} that are opaque."""
     _, h, w = latent_size(header)
-    picture, was = memory
+    picture, was, opaque = memory
     places = [(p, y, x) for p in range(3) for y in range(8 * h) for x in range(8 * w)]
-    if vectors and picture:
-        old = picture
-        picture = {}
+    if vectors and (picture or opaque):
+        old, were = picture, opaque
+        picture, opaque = {}, set()
         for p, y, x in places:
             down, right = vectors[y // 32, x // 32]
             there = max(0, min(8 * h - 1, y - down)), max(0, min(8 * w - 1, x - right))
             picture[p, y, x] = old.get((p, *there), 0)
+            if there in were:
+                opaque.add((y, x))
     if not ans:
-        return picture, {}
+        return picture, {}, opaque
     changed = decode_changed(ans, h, w)
+    pixels = {
+        block: [(8 * block[0] + a, 8 * block[1] + b) for a in range(8) for b in range(8)] for block in changed
+    }
+    dense = {block: sum(pixel in opaque for pixel in pixels[block]) for block in changed}
+    painted = {}
+    if header["coder"] >= "prior-9":
+        densities = list(decode_plainly(ans, [(n, 67) for n in range(2)]).values())
+        painted = decode_flags(
+            ans, [(block, densities[dense[block] > 0]) for block in changed if changed[block]]
+        )
     densities = list(decode_plainly(ans, [(n, 67) for n in range(2)]).values())
 
-    def holds(y, x):
-        inside = ((p, 8 * y + a, 8 * x + b) for p in range(3) for a in range(8) for b in range(8))
-        return any(picture.get(place) for place in inside)
+    def holds(block):
+        return dense[block] or any(picture.get((p, *pixel)) for p in range(3) for pixel in pixels[block])
 
-    kept = [block for block in changed if not changed[block] and holds(*block)]
+    kept = [block for block in changed if not changed[block] and holds(block)]
     shown = changed | decode_flags(ans, [(block, densities[was.get(block, False)]) for block in kept])
+    added = decode_added(ans, header, {block: changed[block] and not painted.get(block) for block in changed})
+    added |= decode_added(ans, header, painted, first_table=68)
     picture = dict(picture)
-    for place, value in decode_added(ans, header, changed).items():
+    for block in (block for block in changed if changed[block]):
+        for p in range(3):
+            known = [picture.get((p, *pixel), 0) for pixel in pixels[block] if pixel in opaque]
+            for pixel in pixels[block]:
+                if painted.get(block) and pixel not in opaque:
+                    picture[p, *pixel] = sum(known) // len(known) if known else 0
+                if not painted.get(block) and pixel in opaque:
+                    picture[p, *pixel] = 0
+        opaque = opaque | set(pixels[block]) if painted.get(block) else opaque - set(pixels[block])
+    for place, value in added.items():
         picture[place] = max(-32767, min(32767, picture.get(place, 0) + value))
-    return picture, shown
+    return picture, shown, opaque
 
 
 def decode_correction(ans, header):
@@ -448,10 +491,10 @@ def decode_changed(ans, h, w):
     return {block: changed[block] for block in blocks}
 
 
-def decode_added(ans, header, changed, coarser=1):
+def decode_added(ans, header, changed, coarser=1, first_table=0):
     """What is added to a picture: {(plane, y, x): value}."""
     some = [block for block in changed if changed[block]]
-    lengths = decode_plainly(ans, [((block, p), 48 + p) for block in some for p in range(3)])
+    lengths = decode_plainly(ans, [((block, p), first_table + 48 + p) for block in some for p in range(3)])
     cosines = {}
     for p in range(3):
         for d in range(15):
@@ -467,7 +510,7 @@ def decode_added(ans, header, changed, coarser=1):
                     around += size(u - 2, v) + size(u, v - 2) + (2 * size(u, v, 0) if p else 0)
                     zone = (0, 1, 1, 2, 2, 2)[d] if d < 6 else 3
                     number = sum(limit < around for limit in (0, 2, 4, 8, 16))
-                    wanted.append(((block, p, u, v), 24 * min(p, 1) + 6 * zone + number))
+                    wanted.append(((block, p, u, v), first_table + 24 * min(p, 1) + 6 * zone + number))
             cosines |= decode_plainly(ans, wanted)
     steps = 1216, 1030, 872, 738, 625, 529, 448, 379, 321, 272, 272
     quality, tenths = divmod(header["level"] - 10, 10)

@@ -15,12 +15,14 @@ from cvvae_cli.bitstream.anchors import (
     CorrectedCoder,
     DetailedCoder,
     LinkedCoder,
+    PaintedCoder,
 )
 from cvvae_cli.bitstream.chunk import (
     ChunkCoder,
     CoderWithCorrections,
     CoderWithDetail,
     CoderWithFields,
+    CoderWithPainting,
     LatentCoder,
     QuantizedCoder,
 )
@@ -56,9 +58,12 @@ def coders() -> dict[str, LatentCoder]:
         for kind in (AlignedCoder, LinkedCoder)
     }
     quantizer, flow = with_fields["prior-6"].quantizer, FlowCoder.of_model(aligned.arrays)
-    detailed, corrected = (kind.of_model(aligned.arrays, 85) for kind in (DetailedCoder, CorrectedCoder))
+    detailed, corrected, painted = (
+        kind.of_model(aligned.arrays, 85) for kind in (DetailedCoder, CorrectedCoder, PaintedCoder)
+    )
     with_fields["prior-7"] = CoderWithDetail(quantizer, detailed, 8, flow)
     with_fields["prior-8"] = CoderWithCorrections(quantizer, corrected, 8, flow)
+    with_fields["prior-9"] = CoderWithPainting(quantizer, painted, 8, flow)
     return exact | {
         "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
         "prior-1": QuantizedCoder(Quantizer(*levelled.gain_and_step(85)), prior),

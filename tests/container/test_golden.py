@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 from tiny import EVERY, GOLDEN, JOINED
 
 from cvvae_cli import latents
-from cvvae_cli.bitstream.anchors import CorrectedCoder, DetailedCoder
+from cvvae_cli.bitstream.anchors import CorrectedCoder, DetailedCoder, PaintedCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.cosines import COLOURS, in_blocks
 from cvvae_cli.bitstream.detail import has_any
@@ -26,6 +26,7 @@ MODELS = {
     "linked": 7,
     "detailed": 8,
     "corrected": JOINED,
+    "painted": JOINED,
 }  # the tiny model of each but the first
 GOLDENS = sorted(path.stem for path in GOLDEN.glob("*.cvl"))
 
@@ -68,10 +69,12 @@ def assert_added(planes, colours):
 def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, name):
     number = MODELS.get(name.removeprefix("v1.0-"), 1)
     arrays = load_file(GOLDEN / f"tiny-{number}.safetensors")
-    if "corrected" in name:  # its coder is that of the base
+    if number == JOINED:  # its coder is that of the base
         arrays |= load_file(GOLDEN / "tiny-8.safetensors")
     tables = {k.removeprefix("coder.").removeprefix("prior."): v.tolist() for k, v in arrays.items()}
-    header, symbols, fields, details, corrections = read((GOLDEN / f"{name}.cvl").read_bytes(), tables)
+    header, symbols, fields, details, covered, corrections = read(
+        (GOLDEN / f"{name}.cvl").read_bytes(), tables
+    )
     expected = np.load(GOLDEN / f"{name}.npz")["values"]
     if fields:
         with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
@@ -85,8 +88,10 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, na
     if details:
         with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
             chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
-            found = np.concatenate([chunk.detail for chunk in chunks])
-        assert_added(details, found)
+            found = [chunk.detail for chunk in chunks]
+        assert_added(details, np.concatenate([detail.colours for detail in found]))
+        opaque = np.concatenate([detail.opaque for detail in found])
+        assert covered == set(zip(*(places.tolist() for places in np.nonzero(opaque)), strict=True))
     if corrections:
         with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
             chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
@@ -96,8 +101,10 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, na
         for number, each in every.items():
             in_blocks(found[number])[each.changed] = each.colours
         assert_added(corrections, found)
-    assert bool(details) == (ENTROPY_CODERS.get(header["coder"]) in (DetailedCoder, CorrectedCoder))
-    assert bool(corrections) == (header["coder"] == "prior-8")
+    kind = ENTROPY_CODERS.get(header["coder"])
+    assert bool(details) == (kind in (DetailedCoder, CorrectedCoder, PaintedCoder))
+    assert bool(corrections) == (kind in (CorrectedCoder, PaintedCoder))
+    assert bool(covered) == (kind is PaintedCoder)
     if "exact" in name:
         expected = to_words(expected, "bf16").transpose(1, 0, 2, 3)
     assert header["size"] == [52, 34]
@@ -121,13 +128,19 @@ def test_the_golden_files_use_what_the_format_has(tiny, name):
             starts = [(first, cvl.read_chunk(first // 4).symbols) for first in (0, 8, 16, 24)]
             begins = [coder.is_fresh(*start) for start in starts]
             assert begins == [True, *((False, True) if "detailed" in name else (True, False)), True]
-        if "corrected" in name:
+        if "painted" in name:
+            chunks = list(latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
+            blocks = np.concatenate([in_blocks(each.detail.opaque) for each in chunks], axis=2)
+            shares = blocks.mean((3, 4))
+            assert all((shares == k).mean() > 0.1 for k in (0, 1)), shares
+            assert ((shares > 0) & (shares < 1)).mean() > 0.03  # what moved lies beside what did not
+        if "corrected" in name or "painted" in name:
             chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
             shares = [each.changed.mean() for chunk in chunks for each in chunk.corrections.values()]
             assert 0.02 < np.mean(shares) < 0.9, shares
         if "detailed" in name:
             chunks = list(latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
-            shown = [has_any(picture).mean() for chunk in chunks for picture in chunk.detail]
+            shown = [has_any(picture).mean() for chunk in chunks for picture in chunk.detail.colours]
             assert 0.02 < min(shown) < 0.9 < max(shown) < 0.99, shown
         assert "anchored" not in name or 0.1 < is_whole[0].mean() < 0.9  # some areas have offsets, some not
         assert cvl.num_latents > cvl.header.period  # the coder starts fresh in the middle

@@ -1,0 +1,107 @@
+"""What an encoder knows of the pictures of a chunk while it chooses vectors and symbols.
+
+Where opaque detail hides what is decoded, symbols need not say anything; and such detail stays right only as
+long as it moves by the very pixels that its content moves by, which latents tell roughly. Nothing of this is
+in a file: any vectors and any symbols decode.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cvvae_cli.bitstream.cosines import SIDE
+from cvvae_cli.bitstream.detail import Memory
+from cvvae_cli.bitstream.vectors import LARGEST, Finder, search
+from cvvae_cli.flow.field import GROUP, UNIT
+from cvvae_cli.types import Wanted
+
+FAR_BETTER = 8.0  # times: vectors of pictures whose errors are that much smaller follow what moves exactly
+VISIBLE = 60 / 127.5**2  # squared error that is one
+LEAST_DRAWN = 1 / 32  # of the blocks of a picture have to gain by that
+LEAST_SEEN = 1 / 256  # of a latent position: so much of an error counts where nothing shows
+WEIGHTS = ((1, 2, 1), (2, 4, 2), (1, 2, 1))  # of the pixels of a position and of those around, in its errors
+
+
+class Scene:
+    """Of a chunk that is encoded."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.seen: np.ndarray | None = None  # float32 (t, h, w): how much of a position shows; None: all
+        self._fields: dict[int, np.ndarray] = {}  # the vectors of latent frames, once they are found
+
+    def exactly(self, number: int, field: np.ndarray, price: float) -> np.ndarray:
+        """Vectors to a latent frame, int32 (2, rows, columns): others where content moves exactly by them,
+        and around. The same ever after."""
+        if number not in self._fields:
+            before = self.wanted.now[number - 1] if number else self.wanted.before
+            if before is not None:
+                fields = self.wanted.fields
+                steady = np.zeros_like(field) if fields is None else steady_motion(fields[number], field)
+                field = exact(before, self.wanted.now[number], field, steady, price)
+            self._fields[number] = field
+        return self._fields[number]
+
+    def cover(self, memories: list[Memory]) -> bool:
+        """Let what is remembered at each latent frame hide symbols; False if it hides none."""
+        hidden = np.stack([memory.covering() for memory in memories])
+        if not hidden.any():
+            return False
+        shares = functional.avg_pool2d(torch.from_numpy(hidden[:, None]).float(), SIDE)
+        weights = torch.tensor(WEIGHTS, dtype=torch.float32)[None, None]
+        padded = functional.pad(shares, (1, 1, 1, 1), mode="replicate")
+        hides = functional.conv2d(padded, weights / weights.sum())
+        self.seen = (1 - hides[:, 0]).clamp_(min=LEAST_SEEN).numpy()
+        return True
+
+
+def exact(
+    before: np.ndarray, after: np.ndarray, field: np.ndarray, steady: np.ndarray, price: float
+) -> np.ndarray:
+    """The vectors of a field, or those found in pictures (3, H, W) where they are far better, and around.
+
+    Lines of text look alike: those of a steady motion are tried as well, and what most others move by.
+    """
+    source, target = (brightness(picture)[None] for picture in (before, after))
+    finder = Finder(source, target)
+    given, other = (torch.from_numpy(vectors)[None].long() for vectors in (field, steady))
+    found = search(source, target, price)
+    errors, least = finder.errors(given), finder.errors(found)
+    found, least = better(found, least, other, finder)
+    is_exact = FAR_BETTER * least + VISIBLE < errors
+    if is_exact.float().mean() < LEAST_DRAWN:
+        return field
+    kinds, counts = torch.unique(found[0].flatten(1)[:, is_exact.flatten()], dim=1, return_counts=True)
+    commonest = kinds[:, counts.argmax()].view(1, 2, 1, 1).expand_as(found)
+    found, least = better(found, least, commonest, finder)
+    around = functional.max_pool2d((FAR_BETTER * least + VISIBLE < errors).float()[None], 3, 1, 1)[0] > 0
+    is_better = around & (least < errors)
+    chosen: np.ndarray = torch.where(is_better[:, None], found, given)[0].to(torch.int32).numpy()
+    return chosen
+
+
+def better(found: Tensor, least: Tensor, other: Tensor, finder: Finder) -> tuple[Tensor, Tensor]:
+    """Vectors (1, 2, rows, columns) and their errors, and others where those are smaller."""
+    errors = finder.errors(other)
+    is_better = errors < least
+    return torch.where(is_better[:, None], other, found), torch.where(is_better, errors, least)
+
+
+def steady_motion(fields: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """What the frames of a group (3, 2, rows, columns) say of the way from the group before, if all moves on
+    as it does: int32, of as many blocks as `like` has."""
+    first, last = fields[0].astype(np.float32), fields[-1].astype(np.float32)
+    frames = GROUP - 1
+    step = torch.from_numpy(GROUP / frames / UNIT * (first - last))[None]
+    blocks = functional.adaptive_avg_pool2d(step, like.shape[1:])[0]
+    vectors: np.ndarray = blocks.round().clamp(-LARGEST, LARGEST).to(torch.int32).numpy()
+    return vectors
+
+
+def brightness(picture: np.ndarray) -> Tensor:
+    """(3, H, W) → (H, W), in the same unit."""
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    return torch.from_numpy((picture * weights[:, None, None]).sum(0))

@@ -1,0 +1,396 @@
+"""Detail that stands in place of what is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import (
+    CORRECTED,
+    PAINTED,
+    assert_all_is_measured,
+    assert_parts_are_those_of_the_whole,
+    drawn_picture,
+    moving_picture,
+    tiny_spec,
+)
+
+from cvvae_cli import codec, latents
+from cvvae_cli.bitstream import chunk as chunks_of
+from cvvae_cli.bitstream import cosine_choice, scene
+from cvvae_cli.bitstream.correction_choice import encode_left
+from cvvae_cli.bitstream.cosines import COLOURS, SIDE, in_blocks, turned
+from cvvae_cli.bitstream.detail import (
+    FIRST_PAINTED,
+    Change,
+    DetailCoder,
+    Memory,
+    PaintedDetailCoder,
+    detail_of,
+    expected_colours,
+)
+from cvvae_cli.bitstream.detail_choice import DetailChooser
+from cvvae_cli.bitstream.scene import Scene, exact, steady_motion
+from cvvae_cli.bitstream.vectors import BLOCK, CELL
+from cvvae_cli.codec import encode_file
+from cvvae_cli.container.reader import open_cvl
+from cvvae_cli.engine import mirror
+from cvvae_cli.engine.borders import Group, painted
+from cvvae_cli.errors import CorruptFileError
+from cvvae_cli.flow import align
+from cvvae_cli.flow.field import REFERENCE, UNIT
+from cvvae_cli.metrics.psnr import psnr
+from cvvae_cli.options import EncodeOptions
+from cvvae_cli.types import Detail, Lacking, Wanted
+
+ROWS, COLUMNS = 6, 9  # of blocks
+STILL = np.zeros((2, 2, 3), np.int32)
+OPTIONS = EncodeOptions(model=f"tiny-{PAINTED}", device="cpu", dtype="fp32", quality=9)
+CLIP = drawn_picture(62, 44, 38)
+
+
+def random_changes(seed, share=0.4, size=3.0):
+    """A choice that knows nothing of pictures."""
+    rng = np.random.default_rng(seed)
+
+    def some(count):
+        cosines = np.rint(rng.laplace(0, size, (count, 3, SIDE, SIDE))).astype(int)
+        cosines[:, :, 4:] = 0
+        return cosines
+
+    def choose(number, memory):
+        changed = rng.random((ROWS, COLUMNS)) < share
+        own = changed & (rng.random((ROWS, COLUMNS)) < 0.5)
+        shown = changed | (rng.random((ROWS, COLUMNS)) < 0.5) & memory.held
+        return Change(changed, some((changed & ~own).sum()), shown, own, some(own.sum()))
+
+    return choose
+
+
+def same(one, other):
+    return all(np.array_equal(*both) for both in zip(vars(one).values(), vars(other).values(), strict=True))
+
+
+@pytest.mark.parametrize("level", [10, 47, 100])
+@pytest.mark.parametrize("share", [0.02, 0.4, 1.0])
+def test_memories_come_back_whole_and_in_parts(level, share):
+    coder, vectors = PaintedDetailCoder(level), [STILL, STILL + 3, STILL - np.array([40, 1])[:, None, None]]
+    memory = Memory.empty(ROWS, COLUMNS)
+    for seed in range(2):  # the second goes on from the first
+        data, memories = coder.encode(memory, vectors, random_changes(seed, share))
+        found = coder.decode(data, memory, vectors)
+        assert all(map(same, found, memories))
+        assert all(map(same, coder.decode(data, memory, vectors[:1]), memories[:1]))
+        memory = memories[-1]
+    assert share < 0.1 or (memory.opaque.any() and not memory.opaque.all())
+
+
+def test_bits_are_those_of_the_tables():
+    coder, spent = PaintedDetailCoder(70), []
+    pack = coder.pack
+    coder.pack = lambda plan: spent.append(plan) or pack(plan)
+    data, _ = coder.encode(Memory.empty(ROWS, COLUMNS), [STILL] * 4, random_changes(3, 0.6))
+    bits = sum(coder.bits_of(guess, residuals).sum() for _, guess, residuals in spent[0].steps)
+    assert abs(8 * len(data) - bits) < 0.01 * bits + 64
+    assert max(guess.tables.max(initial=0) for _, guess, _ in spent[0].steps) >= FIRST_PAINTED
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-4], lambda d: d[:-1], lambda d: b"\xff" * 32])
+def test_damaged_bytes_give_an_error_or_another_picture(damage):
+    coder, memory = PaintedDetailCoder(40), Memory.empty(ROWS, COLUMNS)
+    data, memories = coder.encode(memory, [STILL] * 2, random_changes(4))
+    try:
+        found = coder.decode(damage(data), memory, [STILL] * 2)
+    except CorruptFileError:
+        return
+    assert not all(map(same, found, memories))
+
+
+def test_what_is_opaque_moves_and_is_expected_where_it_came_to():
+    picture = np.zeros((3, 16, 16), np.int16)
+    opaque = np.zeros((16, 16), bool)
+    picture[:, :8, :8], opaque[:8, :8] = np.array([100, -101, 0])[:, None, None], True
+    picture[:, :8, 0] += 16
+    memory = Memory(picture, np.ones((2, 2), bool), opaque).moved(np.full((2, 1, 1), 4))
+    assert memory.opaque[:12, :12].all()  # the edge goes on
+    assert memory.opaque.sum() == 144
+    expected = expected_colours(memory, np.nonzero(np.ones((2, 2), bool)))
+    assert (expected[0, :, :, 5:] == np.array([100, -101, 0])[:, None, None]).all()
+    assert (expected[0, 0, :, :4] == 116).all()
+    assert (expected[1, 1] == -101).all()  # the mean of half a block
+    assert (expected[2, 0, :, :5] == np.where(np.arange(8)[:, None] < 4, 116, 110)).all()
+
+
+def test_a_painted_block_is_opaque_and_a_changed_one_is_not():
+    coder, every = PaintedDetailCoder(60), np.ones((ROWS, COLUMNS), bool)
+    nothing = np.zeros((0, 3, SIDE, SIDE), int)
+    colours = np.zeros((ROWS * COLUMNS, 3, SIDE, SIDE), int)
+    colours[:, 0, 0, 0] = 20
+    left = np.broadcast_to(np.arange(COLUMNS) < 4, every.shape)
+    changes = [
+        Change(every, nothing, every, every, colours),
+        Change(left, colours[left.ravel()], every, ~every, nothing),
+        Change(~every, nothing, left, ~every, nothing),
+    ]
+    memory = Memory.empty(ROWS, COLUMNS)
+    _, (first, second, third) = coder.encode(memory, [STILL] * 3, lambda number, _: changes[number])
+    assert first.opaque.all()
+    assert np.array_equal(first.picture[0], np.full_like(first.picture[0], coder.pixels(colours)[0, 0, 0, 0]))
+    assert np.array_equal(in_blocks(second.opaque[None]).all((2, 3, 4)), ~left)
+    assert np.array_equal(second.picture, first.picture)  # nothing was left of the colours in what is changed
+    assert second.covering().sum() == second.opaque.sum()
+    assert not third.covering().any()  # what is opaque is hidden
+    detail = detail_of([first, second, third])
+    assert detail.colours.shape == (3, 3, SIDE * ROWS, SIDE * COLUMNS)
+    assert [shares.mean() for shares in detail.opaque] == [1, 5 / 9, 0]
+
+
+@pytest.mark.parametrize("groups", [slice(0, 2), slice(1, 2)])
+def test_pictures_are_given_their_detail(groups):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(-300, 300, (2, 3, 8, 8)).astype(np.int16)
+    opaque = rng.random((2, 8, 8)) < 0.5
+    video = torch.from_numpy(rng.uniform(-1.3, 1.3, (1, 3, 8, 8, 8)).astype(np.float32))[
+        :, :, 4 * groups.start :
+    ]
+    found = mirror.added(video, Detail(colours, opaque), groups)[0].numpy()
+    for at, number in enumerate(range(*groups.indices(2))):
+        for frame in range(4 * at, 4 * at + 4):
+            decoded = np.where(opaque[number], 0, video[0, :, frame].numpy().clip(-1, 1))
+            assert np.allclose(found[:, frame], decoded + colours[number] / (127.5 * 16), atol=1e-6)
+
+
+def test_what_moves_exactly_is_painted_once():
+    """A decoder that shows something else each time, as networks do with letters that move."""
+    rng = np.random.default_rng(0)
+    tiles = rng.integers(0, 256, (3, 30, 12)).repeat(4, 1).repeat(6, 2).astype(np.float32)
+    shift = np.array([6, 0])[:, None, None]
+    pictures = np.stack([tiles[:, 24 - 6 * t : 24 - 6 * t + SIDE * ROWS] for t in range(4)]) - 127.5
+    vectors = [STILL, *[STILL + shift] * 3]
+    lacking = Lacking(
+        rng.normal(0, 30, pictures.shape).astype(np.float32), pictures / np.float32(127.5), np.full(4, 4)
+    )
+    sizes = {}
+    for coder in (DetailCoder(70), PaintedDetailCoder(70)):
+        changes, chooser = [], DetailChooser(coder, lacking, vectors)
+
+        def noted(number, memory, changes=changes, chooser=chooser):
+            changes.append(chooser.choose(number, memory))
+            return changes[-1]
+
+        data, memories = coder.encode(Memory.empty(ROWS, COLUMNS), vectors, noted)
+        sizes[coder.name] = len(data)
+    assert sizes["detail-1"] == 0  # what passes is not worth its bits
+    shares = [change.painted.mean() for change in changes]
+    assert shares[0] > 0.95
+    assert max(shares[1:]) < 0.35, shares  # what comes in
+    for memory, picture in zip(memories, pictures, strict=True):
+        assert memory.covering().mean() > 0.8
+        planes = turned(picture[None], COLOURS)[0]
+        assert np.square(memory.picture / 16 - planes)[:, memory.covering()].mean() < 60
+
+
+def test_where_the_decoder_is_right_nothing_is_painted():
+    rng = np.random.default_rng(0)
+    pictures = np.repeat(rng.uniform(-1, 1, (1, 3, SIDE * ROWS, SIDE * COLUMNS)).astype(np.float32), 4, 0)
+    lacking = Lacking(rng.normal(0, 2, pictures.shape).astype(np.float32), pictures, np.full(4, 4))
+    coder = PaintedDetailCoder(70)
+    data, _ = coder.encode(
+        Memory.empty(ROWS, COLUMNS), [STILL] * 4, DetailChooser(coder, lacking, [STILL] * 4).choose
+    )
+    assert data == b""
+
+
+def lines(height, width, seed=0):
+    """Lines of something like letters, 26 pixels apart: float32 (3, H, W) in [-1, 1]."""
+    rng = np.random.default_rng(seed)
+    picture = np.ones((height, width), np.float32)
+    for top in range(4, height - 14, 26):
+        letters = rng.random((14, width // 3)) < 0.5
+        picture[top : top + 14, : 3 * (width // 3)] = np.where(letters, -1, 1).repeat(3, 1)
+    return np.broadcast_to(picture, (3, height, width))
+
+
+@pytest.mark.parametrize("down", [-20, -3, 7])
+def test_vectors_follow_lines_that_look_alike(down):
+    wide = lines(400, 192)
+    before, after = wide[:, 100:292], wide[:, 100 - down : 292 - down]
+    field = np.zeros((2, 6, 6), np.int32)
+    steady = np.broadcast_to(np.array([down, 0])[:, None, None], field.shape).astype(np.int32)
+    found = exact(before, after, field, steady, 0.005)
+    inside = found[:, 1:-1]
+    assert (inside == steady[:, 1:-1]).all()
+
+
+def test_vectors_stay_where_nothing_moves_exactly():
+    rng = np.random.default_rng(0)
+    before, after = rng.uniform(-1, 1, (2, 3, 96, 96)).astype(np.float32)
+    field = rng.integers(-5, 5, (2, 3, 3)).astype(np.int32)
+    assert np.array_equal(exact(before, after, field, np.zeros_like(field), 0.005), field)
+
+
+def test_the_way_from_group_to_group_by_that_within():
+    fields = np.zeros((3, 2, 4, 6), np.int16)  # of places 16 pixels apart; of blocks there are 2 x 3
+    for part, frames in enumerate((2, 1, -1)):
+        fields[part, 0] = -5 * UNIT * frames
+        fields[part, 1, :, 3:] = 2 * UNIT * frames
+    vectors = steady_motion(fields, np.zeros((2, 2, 3), np.int32))
+    assert vectors.dtype == np.int32
+    assert (vectors[0] == -20).all()
+    assert vectors[1].tolist() == [[0, 4, 8]] * 2
+
+
+def test_a_scene_gives_the_same_vectors_ever_after():
+    tiles = np.random.default_rng(0).uniform(-1, 1, (3, 40, 8)).repeat(4, 1).repeat(12, 2).astype(np.float32)
+    now = np.stack([tiles[:, 6 * t : 6 * t + 64] for t in range(3)])
+    known = Scene(Wanted(now, None, None))
+    field = np.ones((2, 2, 3), np.int32)
+    assert np.array_equal(known.exactly(0, field, 0.005), field)  # of what was before nothing is known
+    found = known.exactly(1, field, 0.005)
+    assert not np.array_equal(found, field)
+    assert np.array_equal(known.exactly(1, field + 3, 0.005), found)
+
+
+def test_what_is_covered_is_seen_little():
+    memory = Memory.empty(ROWS, COLUMNS)
+    known = Scene(Wanted(np.zeros((1, 3, 48, 72), np.float32), None, None))
+    assert not known.cover([memory])
+    assert known.seen is None
+    memory.opaque[:, :40] = True
+    assert not known.cover([memory])  # it is not shown
+    assert known.cover([replace(memory, shown=np.ones((ROWS, COLUMNS), bool))])
+    assert known.seen.shape == (1, ROWS, COLUMNS)
+    assert np.allclose(known.seen[0], [[1 / 256] * 4 + [1 / 4, 3 / 4] + [1] * 3])
+
+
+def test_the_frames_beside_show_what_is_opaque():
+    rng = np.random.default_rng(0)
+    first, last = torch.from_numpy(rng.uniform(-1, 1, (2, 1, 3, 8, 8)).astype(np.float32))
+    detail = Detail(
+        np.full((2, 3, 8, 8), 51 * 16, np.int16), np.stack([np.zeros((8, 8), bool), np.eye(8) > 0])
+    )
+    group = painted(Group(np.zeros((3, 2, 1, 1), np.int16), first, last), detail, 1)
+    for frame, before in ((group.first, first), (group.last, last)):
+        assert torch.allclose(frame[0, :, range(8), range(8)], torch.tensor(0.4))
+        assert torch.equal(frame[0, :, 0, 1:], before[0, :, 0, 1:])
+
+
+@pytest.fixture
+def sparing(monkeypatch):
+    """A random network lacks a lot everywhere: so that not all is painted, nor corrected."""
+    monkeypatch.setattr(cosine_choice, "LAST_PRICE", 3000.0)
+
+
+@pytest.fixture
+def drawn(tiny, sparing, lossless, tmp_path):
+    encode_file(lossless(CLIP), tmp_path / "whole.cvl", OPTIONS)
+    return tmp_path / "whole.cvl"
+
+
+def frames_of(path, change=lambda chunk: chunk):
+    with open_cvl(path) as cvl:
+        spec, weights = latents.model_of(cvl.header)
+        engine = codec.make_engine(spec, weights.build, codec.choose_placement("cpu", "fp32"))
+        read = map(change, latents.read_latents(cvl, weights))
+        return np.concatenate([batch.rgb for batch in engine.decode_stream(read, *cvl.header.size)])
+
+
+def test_drawn_clips_are_painted_and_the_better_for_it(drawn, tmp_path):
+    with open_cvl(drawn) as cvl:
+        read = list(latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
+    shares = [places.mean() for chunk in read for places in chunk.detail.opaque]
+    assert 0.2 < np.mean(shares) < 0.95, shares
+    encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", replace(OPTIONS, model=f"tiny-{CORRECTED}"))
+    better = psnr(CLIP, frames_of(drawn)).mean() - psnr(CLIP, frames_of(tmp_path / "plain.cvl")).mean()
+    assert better > 1
+    assert drawn.stat().st_size < 1.1 * (tmp_path / "plain.cvl").stat().st_size
+
+
+@pytest.mark.parametrize("busy", [1, 10**9], ids=["groups of 1", "groups of 4"])
+def test_the_encoder_sees_what_the_decoder_shows(drawn, monkeypatch, busy):
+    """What lacks in the end, as it was measured before corrections were chosen."""
+    monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", busy)
+    measured = []
+
+    def noted(coder, left):
+        measured.extend(left := list(left))
+        return encode_left(coder, left)
+
+    monkeypatch.setattr("cvvae_cli.engine.mirror.KEPT_AS", torch.float32)  # half floats are only about right
+    monkeypatch.setattr(chunks_of, "encode_left", noted)
+    encode_file(drawn.parent / "source.mkv", drawn, replace(OPTIONS, force=True))
+    assert len(measured) == len(CLIP) - 1
+    plain = frames_of(drawn, lambda chunk: replace(chunk, corrections=None))
+    for frame, left in enumerate(measured):
+        expected = CLIP[frame].astype(np.float32) - plain[frame]
+        assert np.abs(left.transpose(1, 2, 0) - expected).max() <= 0.501, frame
+
+
+def test_a_part_is_that_of_the_whole(drawn, tiny):
+    spec = tiny_spec(PAINTED)
+    engine = codec.make_engine(spec, latents.Weights(spec).build, codec.choose_placement("cpu", "fp32"))
+    parts = range(3), range(12, 13), range(13, 15), range(28, 29), range(29, 46), range(44, 45), range(60, 62)
+    assert assert_parts_are_those_of_the_whole(engine, drawn, parts) == len(CLIP)
+
+
+def test_an_interrupted_encode_goes_on_to_the_same_bytes(drawn, tmp_path):
+    whole = drawn.read_bytes()
+    with open_cvl(drawn) as cvl:
+        ends = list(cvl.index[1:])
+    for cut in [*ends, len(whole) - 1]:
+        (tmp_path / "out.cvl.part").write_bytes(whole[:cut])
+        encode_file(tmp_path / "source.mkv", tmp_path / "out.cvl", replace(OPTIONS, resume=True))
+        assert (tmp_path / "out.cvl").read_bytes() == whole, cut
+        (tmp_path / "out.cvl").unlink()
+
+
+def test_what_a_chunk_takes_is_measured(drawn):
+    assert_all_is_measured(drawn, chunks=5)
+
+
+def test_symbols_that_nobody_sees_take_few_bits(drawn, monkeypatch, tmp_path):
+    """The file of an encoder that does not know what is covered takes more for no better frames."""
+    monkeypatch.setattr(scene.Scene, "cover", lambda self, memories: False)
+    encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", OPTIONS)
+    assert drawn.stat().st_size < 0.98 * (tmp_path / "plain.cvl").stat().st_size
+    worse = psnr(CLIP, frames_of(tmp_path / "plain.cvl")).mean() - psnr(CLIP, frames_of(drawn)).mean()
+    assert worse < 0.3
+
+
+def test_without_detail_nothing_is_painted(drawn, tmp_path):
+    encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", replace(OPTIONS, detail=False))
+    with open_cvl(tmp_path / "plain.cvl") as cvl:
+        assert all(c.detail is None for c in latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 23), (41, 30)])
+@pytest.mark.parametrize("frames", [1, 2, 5, 13, 14])
+def test_every_number_of_frames_and_every_size(tiny, sparing, lossless, tmp_path, frames, size):
+    rgb = drawn_picture(frames, *size)
+    encode_file(lossless(rgb), tmp_path / "a.cvl", OPTIONS)
+    assert frames_of(tmp_path / "a.cvl").shape == rgb.shape
+
+
+def test_frames_of_what_is_drawn_are_aligned_by_whole_pixels():
+    """Thin lines that move by an odd number of pixels, which half a resolution does not show."""
+    wide = (127.5 * (1 + lines(400, 192)[0]))[None]
+    frames = np.stack([wide[0, 100 + 5 * n : 292 + 5 * n] for n in range(4)])
+    fields = align.find(torch.from_numpy(frames[None].copy()))[0]
+    for part, frame in enumerate((0, 1, 3)):
+        inside = fields[part][:, 2:-2, 2:-2]
+        assert (inside[0] == 5 * UNIT * (frame - REFERENCE)).mean() > 0.9, (frame, inside[0])
+        assert (inside[1] == 0).mean() > 0.9
+
+
+def test_what_a_camera_saw_is_not_painted(tiny, sparing, lossless, tmp_path):
+    """Of the default model."""
+    rgb = moving_picture(17, 96, 64)
+    encode_file(lossless(rgb), tmp_path / "a.cvl", EncodeOptions(device="cpu"))
+    with open_cvl(tmp_path / "a.cvl") as cvl:
+        read = list(latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
+    assert all(chunk.detail is None or chunk.detail.opaque.mean() < 0.02 for chunk in read)
+
+
+assert BLOCK * CELL == 32  # of which the sizes above are made
