@@ -302,12 +302,13 @@ class CoderWithPainting(CoderWithCorrections):
     def _encode(
         self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
     ) -> bytes:
-        self.painted.scene = None if mirrored is None else Scene(self._wanted(first_latent, mirrored))
+        self.painted.scene = None
+        if mirrored is not None:
+            begins = first_latent % self.chunks.period == 0
+            # if a period is linked, then to a picture that is not at hand
+            wanted = replace(mirrored.wanted, before=None) if begins else mirrored.wanted
+            self.painted.scene = Scene(wanted, None if begins else self._memory)
         return super()._encode(first_latent, scaled, aligned, mirrored)
-
-    def _wanted(self, first_latent: int, mirrored: Mirrored) -> Wanted:
-        begins = first_latent % self.chunks.period == 0  # if it is linked, to a picture that is not at hand
-        return replace(mirrored.wanted, before=None) if begins else mirrored.wanted
 
     def _detailed(
         self,

@@ -77,9 +77,9 @@ class DetailChooser:
             first, second = weights.astype(np.float32)[..., None, None, None]
             self.aims[number] = first * now + second * following
 
-    def colours(self, number: int) -> np.ndarray:
-        """What a picture should be, counted from mid-grey, in blocks of levels."""
-        return in_blocks(turned(self.wanted[number][None], COLOURS)[0]) * np.float32(LEVELS)
+    def colours(self, number: int, at: tuple[np.ndarray, ...]) -> np.ndarray:
+        """What blocks of a picture, by row and column, should be: (n, 3, 8, 8) levels above mid-grey."""
+        return turned(in_blocks(self.wanted[number])[at], COLOURS) * np.float32(LEVELS)
 
     def _lives(self, vectors: list[np.ndarray]) -> list[np.ndarray]:
         """How many frames each block of each latent frame serves if it is opaque: as long as its colours
@@ -104,7 +104,9 @@ class DetailChooser:
         known = remembered  # by how much pictures change that show it
         if opaque.any():
             remembered = np.where(opaque, 0, remembered)
-            known = known + np.where(opaque, now - self.colours(number), 0)
+            at = np.nonzero(opaque.any((2, 3, 4)))
+            known = known.copy()
+            known[at] += np.where(opaque[at], now[at] - self.colours(number, at), 0)
         worth = worth_adding(
             self.coder, self.price, self.aims[number], remembered, self.frames[number], CHANGE_BITS
         )
@@ -134,7 +136,7 @@ class DetailChooser:
         at = np.nonzero(otherwise * lives > LEAST_BITS * self.price)
         expected = expected_colours(memory, at).astype(np.float32) * np.float32(0.5**DETAIL_BITS)
         step = np.float32(self.coder.step * 0.5**DETAIL_BITS)
-        cells = cosines_of(self.colours(number)[at] - expected) / step
+        cells = cosines_of(self.colours(number, at) - expected) / step
         chosen, cost = best_cosines(self.coder, self.price, cells, lives[at], FIRST_PAINTED)
         is_better = cost + CHANGE_BITS * self.price < BETTER * (otherwise * lives)[at]
         painted = np.zeros(lives.shape, bool)

@@ -21,6 +21,7 @@ from cvvae_cli.types import Wanted
 FAR_BETTER = 8.0  # times: vectors of pictures whose errors are that much smaller follow what moves exactly
 VISIBLE = 60 / 127.5**2  # squared error that is one
 LEAST_DRAWN = 1 / 32  # of the blocks of a picture have to gain by that
+LEAST_HIDDEN = 1 / 16  # of the pixels of a chunk
 LEAST_SEEN = 1 / 256  # of a latent position: so much of an error counts where nothing shows
 WEIGHTS = ((1, 2, 1), (2, 4, 2), (1, 2, 1))  # of the pixels of a position and of those around, in its errors
 
@@ -28,8 +29,10 @@ WEIGHTS = ((1, 2, 1), (2, 4, 2), (1, 2, 1))  # of the pixels of a position and o
 class Scene:
     """Of a chunk that is encoded."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, memory: Memory | None) -> None:
+        """With what is remembered before it; None where a period begins."""
         self.wanted = wanted
+        self.searches = memory is None or bool(memory.opaque.mean() > LEAST_HIDDEN)
         self.seen: np.ndarray | None = None  # float32 (t, h, w): how much of a position shows; None: all
         self._fields: dict[int, np.ndarray] = {}  # the vectors of latent frames, once they are found
 
@@ -41,14 +44,15 @@ class Scene:
             if before is not None:
                 fields = self.wanted.fields
                 steady = np.zeros_like(field) if fields is None else steady_motion(fields[number], field)
-                field = exact(before, self.wanted.now[number], field, steady, price)
+                after = self.wanted.now[number]
+                field = exact(before, after, field, steady, price, searches=self.searches)
             self._fields[number] = field
         return self._fields[number]
 
     def cover(self, memories: list[Memory]) -> bool:
-        """Let what is remembered at each latent frame hide symbols; False if it hides none."""
+        """Let what is remembered at each latent frame hide symbols; False if it hides too few for that."""
         hidden = np.stack([memory.covering() for memory in memories])
-        if not hidden.any():
+        if hidden.mean() < LEAST_HIDDEN:
             return False
         shares = functional.avg_pool2d(torch.from_numpy(hidden[:, None]).float(), SIDE)
         weights = torch.tensor(WEIGHTS, dtype=torch.float32)[None, None]
@@ -59,28 +63,49 @@ class Scene:
 
 
 def exact(
-    before: np.ndarray, after: np.ndarray, field: np.ndarray, steady: np.ndarray, price: float
+    before: np.ndarray,
+    after: np.ndarray,
+    field: np.ndarray,
+    steady: np.ndarray,
+    price: float,
+    *,
+    searches: bool,
 ) -> np.ndarray:
-    """The vectors of a field, or those found in pictures (3, H, W) where they are far better, and around.
+    """The vectors of a field, or those of pictures (3, H, W) where they are far better, and around.
 
-    Lines of text look alike: those of a steady motion are tried as well, and what most others move by.
+    Those of a `steady` motion are tried, from a whole group or from the first frame of a video. Where that
+    tells something, or with `searches`, others are looked for, and what most blocks move by is tried
+    everywhere: lines of text look alike.
     """
     source, target = (brightness(picture)[None] for picture in (before, after))
     finder = Finder(source, target)
-    given, other = (torch.from_numpy(vectors)[None].long() for vectors in (field, steady))
-    found = search(source, target, price)
-    errors, least = finder.errors(given), finder.errors(found)
-    found, least = better(found, least, other, finder)
-    is_exact = FAR_BETTER * least + VISIBLE < errors
-    if is_exact.float().mean() < LEAST_DRAWN:
+    given, *others = (torch.from_numpy(each)[None].long() for each in (field, steady, steady * 3 // GROUP))
+    errors = finder.errors(given)
+    found, least = given, errors
+    for other in others:
+        found, least = better(found, least, other, finder)
+    if not searches and not is_drawn(least, errors):
         return field
-    kinds, counts = torch.unique(found[0].flatten(1)[:, is_exact.flatten()], dim=1, return_counts=True)
-    commonest = kinds[:, counts.argmax()].view(1, 2, 1, 1).expand_as(found)
-    found, least = better(found, least, commonest, finder)
-    around = functional.max_pool2d((FAR_BETTER * least + VISIBLE < errors).float()[None], 3, 1, 1)[0] > 0
-    is_better = around & (least < errors)
-    chosen: np.ndarray = torch.where(is_better[:, None], found, given)[0].to(torch.int32).numpy()
+    found, least = better(found, least, search(source, target, price), finder)
+    if not is_drawn(least, errors):
+        return field
+    kinds, counts = torch.unique(
+        found[0].flatten(1)[:, is_exact(least, errors).flatten()], dim=1, return_counts=True
+    )
+    found, least = better(found, least, kinds[:, counts.argmax()].view(1, 2, 1, 1).expand_as(found), finder)
+    around = functional.max_pool2d(is_exact(least, errors).float()[None], 3, 1, 1)[0] > 0
+    chosen: np.ndarray = torch.where(around[:, None], found, given)[0].to(torch.int32).numpy()
     return chosen
+
+
+def is_exact(least: Tensor, errors: Tensor) -> Tensor:
+    """Which blocks fit far better."""
+    return FAR_BETTER * least + VISIBLE < errors
+
+
+def is_drawn(least: Tensor, errors: Tensor) -> bool:
+    """Whether so many do that it is no accident."""
+    return bool(is_exact(least, errors).float().mean() > LEAST_DRAWN)
 
 
 def better(found: Tensor, least: Tensor, other: Tensor, finder: Finder) -> tuple[Tensor, Tensor]:

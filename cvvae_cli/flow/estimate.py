@@ -31,7 +31,7 @@ VISIBLE = 60.0  # squared levels: errors far below are none
 SMOOTHNESS, STEADINESS = 0.2, 0.2  # of a doubled difference, in halvings of an error
 LOST = 0.5  # halvings of an error by which another vector is better than one that lost its way
 FAR_BETTER = 8.0  # times: vectors whose errors are that much smaller are taken, whatever is beside them
-STRIDE = 2  # of the pixels that are looked at for that
+STRIDE = 4  # of the pixels that are looked at for that
 LEAST_DRAWN = 1 / 32  # of a picture has to gain by that
 TOGETHER = 2**20  # pixels that are followed at a time, so that memory does not grow with the number of pairs
 

@@ -219,7 +219,7 @@ def test_vectors_follow_lines_that_look_alike(down):
     before, after = wide[:, 100:292], wide[:, 100 - down : 292 - down]
     field = np.zeros((2, 6, 6), np.int32)
     steady = np.broadcast_to(np.array([down, 0])[:, None, None], field.shape).astype(np.int32)
-    found = exact(before, after, field, steady, 0.005)
+    found = exact(before, after, field, steady, 0.005, searches=False)
     inside = found[:, 1:-1]
     assert (inside == steady[:, 1:-1]).all()
 
@@ -228,7 +228,7 @@ def test_vectors_stay_where_nothing_moves_exactly():
     rng = np.random.default_rng(0)
     before, after = rng.uniform(-1, 1, (2, 3, 96, 96)).astype(np.float32)
     field = rng.integers(-5, 5, (2, 3, 3)).astype(np.int32)
-    assert np.array_equal(exact(before, after, field, np.zeros_like(field), 0.005), field)
+    assert np.array_equal(exact(before, after, field, np.zeros_like(field), 0.005, searches=True), field)
 
 
 def test_the_way_from_group_to_group_by_that_within():
@@ -245,7 +245,7 @@ def test_the_way_from_group_to_group_by_that_within():
 def test_a_scene_gives_the_same_vectors_ever_after():
     tiles = np.random.default_rng(0).uniform(-1, 1, (3, 40, 8)).repeat(4, 1).repeat(12, 2).astype(np.float32)
     now = np.stack([tiles[:, 6 * t : 6 * t + 64] for t in range(3)])
-    known = Scene(Wanted(now, None, None))
+    known = Scene(Wanted(now, None, None), None)
     field = np.ones((2, 2, 3), np.int32)
     assert np.array_equal(known.exactly(0, field, 0.005), field)  # of what was before nothing is known
     found = known.exactly(1, field, 0.005)
@@ -255,7 +255,7 @@ def test_a_scene_gives_the_same_vectors_ever_after():
 
 def test_what_is_covered_is_seen_little():
     memory = Memory.empty(ROWS, COLUMNS)
-    known = Scene(Wanted(np.zeros((1, 3, 48, 72), np.float32), None, None))
+    known = Scene(Wanted(np.zeros((1, 3, 48, 72), np.float32), None, None), memory)
     assert not known.cover([memory])
     assert known.seen is None
     memory.opaque[:, :40] = True
@@ -354,7 +354,7 @@ def test_symbols_that_nobody_sees_take_few_bits(drawn, monkeypatch, tmp_path):
     """The file of an encoder that does not know what is covered takes more for no better frames."""
     monkeypatch.setattr(scene.Scene, "cover", lambda self, memories: False)
     encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", OPTIONS)
-    assert drawn.stat().st_size < 0.98 * (tmp_path / "plain.cvl").stat().st_size
+    assert drawn.stat().st_size < 0.985 * (tmp_path / "plain.cvl").stat().st_size
     worse = psnr(CLIP, frames_of(tmp_path / "plain.cvl")).mean() - psnr(CLIP, frames_of(drawn)).mean()
     assert worse < 0.3
 
