@@ -10,16 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from cvvae_cli.bitstream.anchors import DetailedCoder
-from cvvae_cli.bitstream.chunk import MOST_LINKED, ChunkCoder, better_beginning, told_by, which_aligned
+from cvvae_cli.bitstream.chunk import (
+    MOST_LINKED,
+    ChunkCoder,
+    CoderWithDetail,
+    better_beginning,
+    coder_of,
+    told_by,
+    which_aligned,
+)
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
-from cvvae_cli.bitstream.correction_choice import encode_left, is_corrected
+from cvvae_cli.bitstream.correction_choice import is_corrected
 from cvvae_cli.bitstream.corrections import CorrectionCoder
-from cvvae_cli.bitstream.detail import Memory, detail_coder, detail_of
-from cvvae_cli.bitstream.detail_choice import encode_lacking
+from cvvae_cli.bitstream.detail import detail_of
 from cvvae_cli.bitstream.flow import FlowCoder, worthless
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Plan, ResidualCoder
+from cvvae_cli.bitstream.scene import LEAST_HIDDEN
 from cvvae_cli.engine.base import BaseEngine
 from cvvae_cli.engine.mirror import Mirror
 from cvvae_cli.engine.plan import concatenate
@@ -39,6 +46,7 @@ FILE_BYTES, CHUNK_BYTES = 500, 36  # beside the symbols, rather more: measured 4
 ABOUT = 4  # levels near enough to align frames for
 DB_PER_LEVEL, LOG_PER_LEVEL = 0.05, 0.02  # about: of PSNR, and of bits
 LEAST_SLOPE, PATIENCE = 1e-6, 6  # of a search: against noise; tries before it halves what is left
+ENDLESS = 2**20  # a period that does not end within a sample
 SAMPLE_CHUNKS = 3  # of latent frames each: the first costs more than those that follow it
 
 
@@ -207,10 +215,9 @@ class Coded:
     """A chunk of a sample at a level."""
 
     plan: Plan
-    latents: np.ndarray  # as they are decoded
-    detail: Detail | None  # that its pictures are given
-    corrections: dict[int, Correction] | None  # and to its frames
-    detail_bits: int  # with those of corrections
+    detail: Detail | None = None  # that its pictures are given
+    corrections: dict[int, Correction] | None = None  # that are added to its frames
+    detail_bits: int = 0  # with those of corrections
 
 
 class Trial:
@@ -322,7 +329,8 @@ class Trial:
         for sample in self.samples:
             coded = self._coded(coder, sample, level, details=True)
             yield sample, coded
-            details.append([(chunk.detail_bits, len(chunk.plan.symbols)) for chunk in coded])
+            both = zip(coded, self._saved(coder, sample, level, coded), strict=True)
+            details.append([(chunk.detail_bits - less, len(chunk.plan.symbols)) for chunk, less in both])
             links += coder.links and self._link(coder, sample, level, coded[0].plan.symbols[0])[0]
         latents, starts, fresh = self._starts(coder)
         openings = starts - (starts - fresh) * links / len(self.samples)
@@ -370,25 +378,52 @@ class Trial:
         self, coder: ResidualCoder, sample: Sample, level: int, *, details: bool = False
     ) -> list[Coded]:
         """The chunks of a sample; the coder is fresh at the first."""
-        chunks = ChunkCoder(coder, period=2**20)
-        quantizer = Quantizer(*self.weights.gain_and_step(level), coder.symbol_bits)
-        with_details = details and self.has_details
-        detailed = Details(self.engine, level, sample.rgb.shape[1:3]) if with_details else None
+        if details and self.has_details:
+            return list(self._with_details(sample, level))
+        chunks = ChunkCoder(coder, ENDLESS)
         coded, first_latent = [], 0
         for chunk in sample.chunks:
-            plan = chunks.choose(first_latent, *self._scaled(chunk, level))
-            latents = quantizer.dequantize(plan.symbols)
-            more: More = None, None, 0
-            if detailed and isinstance(coder, DetailedCoder):
-                more = detailed.of(chunk, latents, coder.vectors(plan.symbols.shape))
-            coded.append(Coded(plan, latents, *more))
+            coded.append(Coded(chunks.choose(first_latent, *self._scaled(chunk, level))))
             first_latent += chunk.latents.shape[1]
         return coded
 
+    def _with_details(self, sample: Sample, level: int) -> Iterator[Coded]:
+        """The same, and all that is coded beside latents."""
+        spec, levels = self.engine.spec, self.weights.gain_and_step(level)
+        device = str(self.engine.placement.device)
+        coder = coder_of(spec.coder, self.weights.arrays, levels, level, ENDLESS, device)
+        assert isinstance(self.engine, Engine)  # the windowed models have no coder of detail
+        assert isinstance(coder, CoderWithDetail)
+        corrects = is_corrected(coder, level)
+        mirror = Mirror(self.engine, level, sample.rgb.shape[1:3] if corrects else None)
+        first_latent = 0
+        for chunk in sample.chunks:
+            coded = coder.coded(first_latent, *self._scaled(chunk, level), mirror.of(chunk))
+            detail = None if coded.memories is None else detail_of(coded.memories)
+            size, told = chunk.latents.shape[2:], told_by(chunk.frames)
+            corrections = CorrectionCoder(level).decode(coded.corrections, told, *size)
+            bits = 8 * (len(coded.detail) + len(coded.corrections))
+            yield Coded(coded.plan, detail, corrections, bits)
+            first_latent += chunk.latents.shape[1]
+
+    def _saved(self, coder: ResidualCoder, sample: Sample, level: int, coded: list[Coded]) -> list[float]:
+        """Bits of latents that opaque detail saves, of each chunk: they are counted as if there were none."""
+        if all(chunk.detail is None or chunk.detail.opaque.mean() < LEAST_HIDDEN for chunk in coded):
+            return [0.0] * len(coded)
+        plain, own = (
+            [float(coder.bits_by_channel(chunk.plan).sum()) for chunk in chunks]
+            for chunks in (self._coded(coder, sample, level), coded)
+        )
+        return [one - other for one, other in zip(plain, own, strict=True)]
+
     def _scaled(self, chunk: LatentChunk, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Latents in cells (t, C, h, w), and of which of them the frames were aligned (t,)."""
-        scaled = Quantizer(*self.weights.gain_and_step(level)).scale(chunk.latents)
+        scaled = self._quantizer(level).scale(chunk.latents)
         return scaled, np.zeros(len(scaled), bool) if chunk.fields is None else which_aligned(chunk.fields)
+
+    def _quantizer(self, level: int) -> Quantizer:
+        bits = ENTROPY_CODERS[self.engine.spec.coder].symbol_bits
+        return Quantizer(*self.weights.gain_and_step(level), bits)
 
     def psnr_db(self, level: int) -> float:
         """Mean over the samples' frames, decoded."""
@@ -402,7 +437,7 @@ class Trial:
             chunks = [
                 replace(
                     chunk,
-                    latents=each.latents,
+                    latents=self._quantizer(level).dequantize(each.plan.symbols),
                     detail=each.detail,
                     level=level,
                     corrections=each.corrections,
@@ -415,34 +450,7 @@ class Trial:
         return float(np.concatenate(values).mean())
 
 
-More = tuple[Detail | None, dict[int, Correction] | None, int]  # detail, corrections, bits of both
-
-
-class Details:
-    """Codes the detail and the corrections of a sample at a level, chunk by chunk."""
-
-    def __init__(self, engine: BaseEngine, level: int, size: tuple[int, int]) -> None:
-        """`size`: rows and columns of a frame."""
-        assert isinstance(engine, Engine)  # the windowed models have no coder of detail
-        corrects = is_corrected(ENTROPY_CODERS[engine.spec.coder], level)
-        self.mirror = Mirror(engine, level, size if corrects else None)
-        self.coder = detail_coder(ENTROPY_CODERS[engine.spec.coder], level)
-        self.corrections = CorrectionCoder(level)
-        self.memory: Memory | None = None
-
-    def of(self, chunk: LatentChunk, latents: np.ndarray, vectors: list[np.ndarray]) -> More:
-        """What is added to pictures and to frames, if anything is."""
-        memory = self.memory or Memory.empty(*latents.shape[2:])
-        mirrored = self.mirror.of(chunk)
-        data, memories = encode_lacking(self.coder, memory, vectors, mirrored.lacking(latents))
-        self.memory = memories[-1]
-        detail = detail_of(memories) if data else None
-        more = encode_left(self.corrections, mirrored.left(detail))
-        corrections = self.corrections.decode(more, told_by(chunk.frames), *latents.shape[2:])
-        return detail, corrections, 8 * (len(data) + len(more))
-
-
-def bits_of_details(samples: list[list[tuple[int, int]]], openings: float, latents: int) -> float:
+def bits_of_details(samples: list[list[tuple[float, int]]], openings: float, latents: int) -> float:
     """Of a clip of so many latent frames, in which detail begins anew `openings` times: by bits and latent
     frames of the chunks of samples."""
     first = np.mean([sample[0] for sample in samples], 0)

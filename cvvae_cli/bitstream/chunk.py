@@ -7,7 +7,7 @@ begin there: it starts fresh, or, if it links periods, from the first latent fra
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -114,6 +114,17 @@ class SymbolCoder(Protocol):
     def unpack(self, data: bytes, shape: Shape, past: Past, aligned: Aligned = None) -> Plan: ...
 
     def decode(self, data: bytes, shape: Shape, past: Past, aligned: Aligned = None) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class CodedChunk:
+    """A chunk with what lies beside its symbols."""
+
+    begins: bytes  # how its period does, if one does
+    plan: Plan
+    detail: bytes
+    memories: list[Memory] | None  # what is remembered at each latent frame, if any of it is shown
+    corrections: bytes
 
 
 class QuantizedCoder:
@@ -224,11 +235,18 @@ class CoderWithDetail(CoderWithFields):
     def _encode(
         self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
     ) -> bytes:
+        coded = self.coded(first_latent, scaled, aligned, mirrored)
+        return sized(coded.detail) + self._more(coded) + coded.begins + self.coder.pack(coded.plan)
+
+    def coded(
+        self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
+    ) -> CodedChunk:
+        """The next chunk, of latents in cells of the quantiser (t, C, h, w)."""
         begins, plan = self.chunks.planned(first_latent, scaled, aligned)
         plan, detail, memories = self._detailed(first_latent, scaled, aligned, plan, mirrored)
         self._remember(first_latent, memories)
-        more = self._corrections(memories if detail else None, mirrored)
-        return sized(detail) + more + begins + self.coder.pack(plan)
+        shown = memories if detail else None
+        return CodedChunk(begins, plan, detail, shown, self._corrections(shown, mirrored))
 
     def _detailed(
         self,
@@ -247,7 +265,11 @@ class CoderWithDetail(CoderWithFields):
         return plan, *encode_lacking(self.detail, memory, vectors, lacking)
 
     def _corrections(self, memories: list[Memory] | None, mirrored: Mirrored | None) -> bytes:
-        """What comes after detail; `memories`: what is remembered at each latent frame, if any is shown."""
+        """Of a chunk; `memories`: what is remembered at each latent frame, if any is shown."""
+        return b""
+
+    def _more(self, coded: CodedChunk) -> bytes:
+        """What comes after detail."""
         return b""
 
     def _symbols_of(self, data: bytes) -> bytes:
@@ -284,9 +306,12 @@ class CoderWithCorrections(CoderWithDetail):
 
     def _corrections(self, memories: list[Memory] | None, mirrored: Mirrored | None) -> bytes:
         if mirrored is None or not mirrored.follows_frames:
-            return sized(b"")
+            return b""
         detail = None if memories is None else detail_of(memories)
-        return sized(encode_left(self.corrections, mirrored.left(detail)))
+        return encode_left(self.corrections, mirrored.left(detail))
+
+    def _more(self, coded: CodedChunk) -> bytes:
+        return sized(coded.corrections)
 
     def _symbols_of(self, data: bytes) -> bytes:
         return cut(super()._symbols_of(data))[1]
@@ -299,16 +324,16 @@ class CoderWithPainting(CoderWithCorrections):
         super().__init__(quantizer, coder, period, flow)
         self.painted = coder
 
-    def _encode(
+    def coded(
         self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
-    ) -> bytes:
+    ) -> CodedChunk:
         self.painted.scene = None
         if mirrored is not None:
             begins = first_latent % self.chunks.period == 0
             # if a period is linked, then to a picture that is not at hand
             wanted = replace(mirrored.wanted, before=None) if begins else mirrored.wanted
             self.painted.scene = Scene(wanted, None if begins else self._memory)
-        return super()._encode(first_latent, scaled, aligned, mirrored)
+        return super().coded(first_latent, scaled, aligned, mirrored)
 
     def _detailed(
         self,
