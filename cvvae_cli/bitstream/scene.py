@@ -78,7 +78,7 @@ def exact(
     everywhere: lines of text look alike.
     """
     source, target = (brightness(picture)[None] for picture in (before, after))
-    finder = Finder(source, target)
+    finder = Finder(source, target, LARGEST + 1)
     given, *others = (torch.from_numpy(each)[None].long() for each in (field, steady, steady * 3 // GROUP))
     errors = finder.errors(given)
     found, least = given, errors

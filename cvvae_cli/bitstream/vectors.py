@@ -151,14 +151,15 @@ class Finder:
     The source is kept flat, with a margin in which it goes on as its edge: to move is to subtract.
     """
 
-    def __init__(self, source: Tensor, target: Tensor) -> None:
+    def __init__(self, source: Tensor, target: Tensor, margin: int = MARGIN) -> None:
+        """`margin`: pixels around a picture, more than any vector that will be asked for."""
         h, w = source.shape[1:]
-        padded = functional.pad(source[:, None], (MARGIN,) * 4, mode="replicate")
+        padded = functional.pad(source[:, None], (margin,) * 4, mode="replicate")
         self.width = padded.shape[3]
         self.source = padded.flatten(1)
         self.target = target[:, ::2, ::2]
-        rows = torch.arange(MARGIN, MARGIN + h, 2, device=source.device)
-        self.own = rows[:, None] * self.width + torch.arange(MARGIN, MARGIN + w, 2, device=source.device)
+        rows = torch.arange(margin, margin + h, 2, device=source.device)
+        self.own = rows[:, None] * self.width + torch.arange(margin, margin + w, 2, device=source.device)
 
     def places(self, vectors: Tensor) -> Tensor:
         """Where the pixels come from that vectors (N, 2, rows, columns) move: (N, H/2, W/2)."""
