@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cvvae_cli.bitstream.cosine_choice import Worth, best_cosines, cosines_of, price_of, worth_adding
-from cvvae_cli.bitstream.cosines import COLOURS, SIDE, from_blocks, in_blocks, turned
+from cvvae_cli.bitstream.cosines import COLOURS, PLANES, SIDE, from_blocks, in_blocks, turned
 from cvvae_cli.bitstream.detail import (
     FIRST_PAINTED,
     Change,
@@ -27,6 +27,7 @@ from cvvae_cli.types import DETAIL_BITS, Lacking
 LEAST_BITS = 40.0  # that a block takes of which it is tried whether it had better be opaque
 STAYING = 24.0  # frames expected beyond a chunk that show the colours of its last one
 WANDERS = 4.0  # times: what opaque blocks are off a latent frame later counts so much against them
+PIECE = 4096  # blocks at a time, so that memory does not grow with the picture
 BETTER = 0.75  # of what detail that is added comes to: less than this speaks for opaque blocks
 RESTING, MOVING = 4.0, 0.0  # frames expected beyond a chunk that show what its last one lacks
 LEVELS = 127.5  # of 255, in a unit of pictures
@@ -134,14 +135,21 @@ class DetailChooser:
         left = np.where(is_opaque, nothing - gain, np.inf)
         otherwise = np.minimum(per_frame, left)
         at = np.nonzero(otherwise * lives > LEAST_BITS * self.price)
+        painted, colours = np.zeros(lives.shape, bool), [np.zeros((0, PLANES, SIDE, SIDE), np.int64)]
+        for begin in range(0, len(at[0]), PIECE):
+            piece = tuple(places[begin : begin + PIECE] for places in at)
+            chosen, cost = self.paint(number, memory, piece)
+            painted[piece] = is_better = cost < BETTER * (otherwise * lives)[piece]
+            colours.append(chosen[is_better])
+        return (left <= per_frame) & ~painted, painted, np.concatenate(colours)
+
+    def paint(self, number: int, memory: Memory, at: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """The cosines that make blocks, by row and column, opaque, (n, 3, 8, 8), and what each comes to."""
         expected = expected_colours(memory, at).astype(np.float32) * np.float32(0.5**DETAIL_BITS)
         step = np.float32(self.coder.step * 0.5**DETAIL_BITS)
         cells = cosines_of(self.colours(number, at) - expected) / step
-        chosen, cost = best_cosines(self.coder, self.price, cells, lives[at], FIRST_PAINTED)
-        is_better = cost + CHANGE_BITS * self.price < BETTER * (otherwise * lives)[at]
-        painted = np.zeros(lives.shape, bool)
-        painted[at] = is_better
-        return (left <= per_frame) & ~painted, painted, chosen[is_better]
+        chosen, cost = best_cosines(self.coder, self.price, cells, self.lives[number][at], FIRST_PAINTED)
+        return chosen, cost + CHANGE_BITS * self.price
 
 
 def likeness(of: np.ndarray, to: np.ndarray) -> np.ndarray:
