@@ -18,8 +18,8 @@ LAYERS_ELSEWHERE = 5.0  # where results do not take the place of inputs; not mea
 SHARE = 0.85  # of what is free, if no limit is given
 SMALLEST_TILE = 8  # latent positions
 # Bytes for every pixel of a large picture, and more for every latent frame of a chunk, of streaming models on
-# CPUs (measured at 1920x1080 and 3840x2160, bf16, a camera or a page that moves): to encode, so with detail, so with
-# corrections as well, to decode
+# CPUs (measured at 1920x1080 and 3840x2160, bf16, a camera or a page that moves): to encode, so with
+# detail, so with corrections as well, to decode
 ENCODING, MIRRORED, CORRECTED, DECODING = (70, 120), (300, 230), (250, 340), (290, 210)
 
 

@@ -40,7 +40,7 @@ def test_training_makes_frames_better_and_the_file_holds_the_refiner_too(config,
     assert {name for name in own if ".joiner." not in name} == set(before)
     assert all((own[name] == before[name]).all() for name in before)
     spec = find_model_or_file(str(tmp_path / "w.safetensors"))
-    assert (spec.name, spec.base, spec.coder) == ("test", "tiny-8", "prior-8")
+    assert (spec.name, spec.base, spec.coder) == ("test", "tiny-8", "prior-9")
     network = Weights(spec).build()
     assert network.refiner.across
     trained = run.average.refiner.state_dict()
@@ -64,7 +64,7 @@ def test_samples_show_what_a_reader_of_a_file_would(config, monkeypatch):
     decoded = JoinerTrainee(config, CPU)._frozen["decoded"]
     video = sampler_of(config).batch(0, 1, 21, 64)
     with_detail = decoded.sample(video, 90)
-    monkeypatch.setattr("cvvae_cli.train.joiner.colours_of", lambda memories: None)
+    monkeypatch.setattr("cvvae_cli.train.joiner.detail_of", lambda memories: None)
     assert not torch.equal(decoded.sample(video, 90).pictures, with_detail.pictures)
 
 
