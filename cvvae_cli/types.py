@@ -124,6 +124,9 @@ class LatentChunk:
     pts: np.ndarray  # int64, one of each frame
     fields: np.ndarray | None = None  # int16 (t, 3, 2, rows, columns), if frames may be aligned: flow/
     means: np.ndarray | None = None  # float32 (t, 3, H, W) in [-1, 1]: of the frames of each, as encoded
+    spreads: np.ndarray | None = (
+        None  # float32 (t, rows, columns): their squared distance from that, in blocks
+    )
     detail: Detail | None = None  # what pictures are given beside what is decoded
     level: int | None = None  # of quality, in tenths; None: latents that are not rounded
     rgb: np.ndarray | None = None  # (T, H, W, 3) as in a FrameBatch: the frames as they were
@@ -162,6 +165,7 @@ class Lacking:
     pictures: np.ndarray  # float32 (t, 3, H, W) in levels of 255
     wanted: np.ndarray  # float32 (t, 3, H, W) in [-1, 1]: what they should be
     counts: np.ndarray  # int (t,) frames
+    spreads: np.ndarray  # float32 (t, rows, columns): of each of the frames from their mean, squared levels
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class DetailChooser:
         self.aims = list(self.lacking)
         self.frames = [np.full(each.shape[:2], float(n)) for each, n in zip(self.aims, counts, strict=True)]
         self._look_ahead(vectors)
-        self.wanted = lacking.wanted
+        self.wanted, self.spreads = lacking.wanted, lacking.spreads
         if coder.paints:
             self.lives = self._lives(vectors)
 
@@ -119,7 +119,8 @@ class DetailChooser:
         added = changed if painted is None else changed & ~painted
         cosines = worth.added.cosines[added[worth.added.changed]]
         against = np.where(memory.shown, -FLAG_BITS, FLAG_BITS) * self.price
-        shown = memory.held & (count * gain > against) | changed
+        lost = np.where(opaque.any((2, 3, 4)), self.spreads[number], 0)
+        shown = memory.held & (count * (gain - lost) > against) | changed
         return Change(changed, cosines, shown, painted, colours)
 
     def opaque(
@@ -132,13 +133,15 @@ class DetailChooser:
         lives, per_frame = self.lives[number], worth.cost / self.frames[number]
         nothing = (self.lacking[number] ** 2).sum((2, 3, 4))
         is_opaque = has_any(memory.opaque[None])
-        left = np.where(is_opaque, nothing - gain, np.inf)
+        spread = self.spreads[number]  # opaque blocks show the same in all frames
+        left = np.where(is_opaque, nothing - gain + spread, np.inf)
         otherwise = np.minimum(per_frame, left)
         at = np.nonzero(otherwise * lives > LEAST_BITS * self.price)
         painted, colours = np.zeros(lives.shape, bool), [np.zeros((0, PLANES, SIDE, SIDE), np.int64)]
         for begin in range(0, len(at[0]), PIECE):
             piece = tuple(places[begin : begin + PIECE] for places in at)
             chosen, cost = self.paint(number, memory, piece)
+            cost += (spread * lives)[piece]
             painted[piece] = is_better = cost < BETTER * (otherwise * lives)[piece]
             colours.append(chosen[is_better])
         return (left <= per_frame) & ~painted, painted, np.concatenate(colours)

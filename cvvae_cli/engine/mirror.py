@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cvvae_cli.engine.base import to_device
 from cvvae_cli.engine.plan import EVERYTHING
@@ -18,6 +19,7 @@ from cvvae_cli.types import DETAIL_BITS, Detail, Lacking, LatentChunk, Wanted
 if TYPE_CHECKING:
     from cvvae_cli.engine.stream import Decoding, Engine
 
+BLOCK = 8  # pixels each way of a block of detail
 LEVELS = 127.5  # of 255, in a unit of the network
 KEPT_AS = torch.float16  # pictures that wait for their detail
 Pieces = Iterator[tuple[int, Tensor]]
@@ -65,7 +67,8 @@ class Mirror:
     def learn(self, chunk: LatentChunk) -> None:
         """Remember a chunk that lies in a file already."""
         pieces = self.pieces(chunk, refines=self.size is not None)
-        for _ in pieces if self.size is None else self.frames(chunk, pieces):
+        as_kept = ((at, piece.to(KEPT_AS).float()) for at, piece in pieces)
+        for _ in as_kept if self.size is None else self.frames(chunk, as_kept):
             pass
 
     def skip(self, chunk: LatentChunk) -> None:
@@ -132,8 +135,10 @@ class Reflection:
         self.chunk = replace(self.chunk, latents=latents, level=self.mirror.level)
         pieces = self.mirror.pieces(self.chunk)
         pictures = means_of(self._keeping(pieces) if self.follows_frames else pieces, self.chunk.frames)
-        wanted = self.wanted.now
-        return Lacking((wanted - pictures) * np.float32(LEVELS), wanted, counts(self.chunk.frames))
+        assert self.chunk.spreads is not None
+        wanted, spreads = self.wanted.now, self.chunk.spreads * np.float32(LEVELS**2)
+        lacking = (wanted - pictures) * np.float32(LEVELS)
+        return Lacking(lacking, wanted, counts(self.chunk.frames), spreads)
 
     def _keeping(self, pieces: Pieces) -> Pieces:
         """The pieces as they come. Room is made for all at once, and half of what they take: a chunk of a
@@ -198,6 +203,15 @@ def means(video: Tensor, parts: list[slice]) -> Tensor:
     groups = torch.split(video[0], GROUP, 1)
     seen = [group[:, part].float().clamp(-1, 1).mean(1) for group, part in zip(groups, parts, strict=False)]
     return torch.stack(seen)
+
+
+def spreads(video: Tensor, parts: list[slice]) -> Tensor:
+    """Of the same groups, by how much a frame differs from the mean: sums of squares over blocks of 8x8
+    pixels and all colours, (t, rows, columns)."""
+    groups = torch.split(video[0], GROUP, 1)
+    seen = [group[:, part].float().clamp(-1, 1) for group, part in zip(groups, parts, strict=False)]
+    squares = torch.stack([each.var(1, unbiased=False).sum(0) for each in seen])
+    return functional.avg_pool2d(squares[:, None], BLOCK)[:, 0] * BLOCK**2
 
 
 def added(video: Tensor, detail: Detail, groups: slice) -> Tensor:

@@ -124,7 +124,7 @@ class Engine(BaseEngine):
         step = geometry.frames * group
         repeats = geometry.frames - 1 if numbers.start == 0 else 0
         rgb = pad_frames(batch.rgb, repeats, step * -(-count // group), geometry.pixels)
-        parts, fields, means = [], [], []
+        parts, fields, means, spreads = [], [], [], []
         shown = mirror.shown(frames)
         for at in range(0, len(rgb), step):
             x = self.pixels_to_network(rgb[at : at + step])
@@ -133,6 +133,7 @@ class Engine(BaseEngine):
                 fields.append(found)
             if keeps_means and shown:
                 means.append(mirror.means(x, shown[:group]).cpu().numpy())
+                spreads.append(mirror.spreads(x, shown[:group]).cpu().numpy())
                 del shown[:group]
             parts.append(self._finite(runner, x, frames)[0].float().cpu())
         latents = torch.cat(parts, dim=1)[:, :count].numpy()
@@ -140,8 +141,9 @@ class Engine(BaseEngine):
         if moved is not None and frames.stop > 1:
             last = geometry.frames_of(numbers[-1:])
             moved[-1] = align.end_after(frames.stop - last.start, moved[-1])
-        seen = np.concatenate(means) if means else None
-        return LatentChunk(latents, frames, batch.pts, moved, seen, rgb=batch.rgb if keeps_frames else None)
+        seen, apart = (np.concatenate(each) if each else None for each in (means, spreads))
+        kept = batch.rgb if keeps_frames else None
+        return LatentChunk(latents, frames, batch.pts, moved, means=seen, spreads=apart, rgb=kept)
 
     @torch.inference_mode()
     def decode_stream(

@@ -136,15 +136,22 @@ def exactly(both: Tensor, vectors: Tensor) -> Tensor:
     whole, own = commonest(vectors.round()), errors(vectors)
     least = errors(whole)
     is_exact = (FAR_BETTER * least + VISIBLE < own).float()
-    is_drawn = is_exact.mean((1, 2, 3), keepdim=True) > LEAST_DRAWN
+    is_drawn = (is_exact.mean((1, 2, 3), keepdim=True) > LEAST_DRAWN) & whole.any(1, keepdim=True)
     around = functional.max_pool2d(is_exact, 3, 1, 1) > 0
     return torch.where(is_drawn & around & (least < own), whole, vectors)
 
 
 def commonest(vectors: Tensor) -> Tensor:
-    """The vector that most of each picture move by, everywhere, (N, 2, rows, columns)."""
-    found = [torch.unique(each, dim=1, return_counts=True) for each in vectors.flatten(2)]
-    most = torch.stack([kinds[:, counts.argmax()] for kinds, counts in found])
+    """Of the vectors of each picture that are not zero, the one that most move by, (N, 2, rows, columns).
+
+    What rests beside what moves is no reason to cut the motion off: around a thing on plain ground it is
+    better to let it reach further.
+    """
+    most = torch.zeros_like(vectors[:, :, 0, 0])
+    for own, each in zip(most, vectors.flatten(2), strict=True):
+        kinds, counts = torch.unique(each[:, each.any(0)], dim=1, return_counts=True)
+        if len(counts):
+            own.copy_(kinds[:, counts.argmax()])
     return most[..., None, None].expand_as(vectors)
 
 

@@ -46,7 +46,7 @@ def random_changes(seed, share=0.3, size=3.0):
 
 def lacking(pictures):
     """Of four latent frames, of mid-grey pictures."""
-    return Lacking(pictures, pictures / np.float32(127.5), np.full(4, 4))
+    return Lacking(pictures, pictures / np.float32(127.5), np.full(4, 4), np.zeros((4, ROWS, COLUMNS)))
 
 
 def same(one, other):
