@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the container room names these types too, and needs no numpy
     import numpy as np
 
+LEVELS = 127.5  # of 255, in a unit of pictures in [-1, 1]
 DETAIL_BITS = 4  # after the point of what is added to decoded pictures, in levels of 255
 UNSPECIFIED = 2  # CICP (ITU-T H.273): the source does not say
 
@@ -124,9 +125,7 @@ class LatentChunk:
     pts: np.ndarray  # int64, one of each frame
     fields: np.ndarray | None = None  # int16 (t, 3, 2, rows, columns), if frames may be aligned: flow/
     means: np.ndarray | None = None  # float32 (t, 3, H, W) in [-1, 1]: of the frames of each, as encoded
-    spreads: np.ndarray | None = (
-        None  # float32 (t, rows, columns): their squared distance from that, in blocks
-    )
+    spreads: np.ndarray | None = None  # float32 (t, rows, columns): of those from it, squared, by blocks
     detail: Detail | None = None  # what pictures are given beside what is decoded
     level: int | None = None  # of quality, in tenths; None: latents that are not rounded
     rgb: np.ndarray | None = None  # (T, H, W, 3) as in a FrameBatch: the frames as they were

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 import torch
 from safetensors.numpy import load_file, save
 
 from cvvae_cli.access import decode_frames
+from cvvae_cli.bitstream.correction_choice import encode_left
+from cvvae_cli.bitstream.corrections import CorrectionCoder
+from cvvae_cli.bitstream.detail import Choose, DetailCoder, Memory
 from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
+from cvvae_cli.engine.device import choose_placement
+from cvvae_cli.engine.load import make_engine
 from cvvae_cli.engine.stream import Engine
-from cvvae_cli.latents import bits_by_channel, model_of
+from cvvae_cli.latents import bits_by_channel, model_of, read_latents
 from cvvae_cli.models.compact import Compact, CompactConfig
 from cvvae_cli.models.registry import MODELS, NETWORK_PREFIX, ModelSpec, Weights, build_compact
+from cvvae_cli.options import EncodeOptions
 from cvvae_cli.train.tables import fit_tables
 from cvvae_cli.types import FrameBatch, LatentChunk, LatentGeometry, VideoInfo
 from cvvae_cli.video.writer import OutputOptions, VideoWriter
@@ -184,6 +192,68 @@ def assert_all_is_measured(path: Path, chunks: int) -> None:
         taken = sum(8 * len(cvl.read_chunk(n).symbols) for n in range(chunks))
     assert bits is not None
     assert abs(bits.sum() - taken) < 0.02 * taken + 64 * chunks
+
+
+def frames_of(path: Path, change: Callable[[LatentChunk], LatentChunk] = lambda chunk: chunk) -> np.ndarray:
+    """Those of a file, decoded in fp32, whose chunks are changed before."""
+    with open_cvl(path) as cvl:
+        spec, weights = model_of(cvl.header)
+        engine = make_engine(spec, weights.build, choose_placement("cpu", "fp32"))
+        chunks = map(change, read_latents(cvl, weights))
+        return np.concatenate([batch.rgb for batch in engine.decode_stream(chunks, *cvl.header.size)])
+
+
+def assert_the_encoder_sees_what_the_decoder_shows(
+    monkeypatch: pytest.MonkeyPatch, path: Path, clip: np.ndarray, options: EncodeOptions, busy: int
+) -> None:
+    """What lacks in the end of source.mkv beside a file, as it was measured before corrections were chosen.
+
+    The file is written anew; `busy`: positions that keep a CPU busy.
+    """
+    monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", busy)
+    measured: list[np.ndarray] = []
+
+    def noted(coder: CorrectionCoder, left: Iterable[np.ndarray]) -> bytes:
+        measured.extend(left := list(left))
+        return encode_left(coder, left)
+
+    monkeypatch.setattr("cvvae_cli.engine.mirror.KEPT_AS", torch.float32)  # half floats are only about right
+    monkeypatch.setattr("cvvae_cli.bitstream.chunk.encode_left", noted)
+    encode_file(path.parent / "source.mkv", path, replace(options, force=True))
+    assert len(measured) == len(clip) - 1
+    plain = frames_of(path, lambda chunk: replace(chunk, corrections=None))
+    for frame, left in enumerate(measured):
+        expected = clip[frame].astype(np.float32) - plain[frame]
+        assert np.abs(left.transpose(1, 2, 0) - expected).max() <= 0.501, frame
+
+
+def assert_an_interrupted_encode_goes_on(path: Path, options: EncodeOptions) -> None:
+    """Of source.mkv beside a file, to the same bytes, wherever it is cut between chunks."""
+    whole, output = path.read_bytes(), path.parent / "out.cvl"
+    with open_cvl(path) as cvl:
+        ends = list(cvl.index[1:])
+    for cut in [*ends, len(whole) - 1]:
+        (path.parent / "out.cvl.part").write_bytes(whole[:cut])
+        encode_file(path.parent / "source.mkv", output, replace(options, resume=True))
+        assert output.read_bytes() == whole, cut
+        output.unlink()
+
+
+def same(one: Memory, other: Memory) -> bool:
+    return all(np.array_equal(*both) for both in zip(vars(one).values(), vars(other).values(), strict=True))
+
+
+def assert_memories_come_back(
+    coder: DetailCoder, memory: Memory, vectors: list[np.ndarray], choices: Iterable[Choose]
+) -> Memory:
+    """Of chunks of detail, whole and in parts, each of which goes on from the one before; the last memory."""
+    for choose in choices:
+        data, memories = coder.encode(memory, vectors, choose)
+        found = coder.decode(data, memory, vectors)
+        assert all(map(same, found, memories))
+        assert all(map(same, coder.decode(data, memory, vectors[:1]), memories[:1]))
+        memory = memories[-1]
+    return memory
 
 
 def make_weights() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder, Picture, vector_price
 from cvvae_cli.bitstream.prior import as_plane
-from cvvae_cli.bitstream.residuals import CENTER, Beside, Past, Prediction, Predictions, Where, offset_of
+from cvvae_cli.bitstream.residuals import CENTER, Beside, Past, Prediction, Predictions, Where
 from cvvae_cli.bitstream.scene import Scene
 from cvvae_cli.bitstream.vectors import BLOCK
 from cvvae_cli.errors import CorruptFileError
@@ -179,10 +179,12 @@ class PaintedCoder(CorrectedCoder):
         self._number += 1
 
     def search(self, before: Picture, wanted: Tensor) -> np.ndarray:
-        field = super().search(before, wanted)
         if self.scene is None:
-            return field
-        return self.scene.exactly(self._number, field, vector_price(self.level))
+            return super().search(before, wanted)
+        known = self.scene.fields.get(self._number)
+        if known is not None:
+            return known
+        return self.scene.exactly(self._number, super().search(before, wanted), vector_price(self.level))
 
     def prices(self, prices: np.ndarray) -> np.ndarray:
         if self.scene is None or self.scene.seen is None:
@@ -194,9 +196,5 @@ class PaintedCoder(CorrectedCoder):
         residuals = super().best_residuals(aims, guess, prices)
         at = np.nonzero((residuals != 0) & (prices > DEAR * self.price))
         if len(at[0]):
-            few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at], guess.bits)
-            chosen, offset = residuals[at], offset_of(aims[at], few)
-            saved = self.bits_of(few, chosen) - self.bits_of(few, np.zeros_like(chosen))
-            lost = offset**2 - (offset - chosen) ** 2
-            residuals[at] = np.where(prices[at] * saved > lost, 0, chosen)
+            self.try_others(residuals, at, np.zeros_like(residuals[at]), aims, guess, prices)
         return residuals

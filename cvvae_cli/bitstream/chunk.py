@@ -320,19 +320,17 @@ class CoderWithCorrections(CoderWithDetail):
 class CoderWithPainting(CoderWithCorrections):
     """Codes the same with detail that may stand in place of what is decoded."""
 
-    def __init__(self, quantizer: Quantizer, coder: PaintedCoder, period: int, flow: FlowCoder) -> None:
-        super().__init__(quantizer, coder, period, flow)
-        self.painted = coder
+    coder: PaintedCoder
 
     def coded(
         self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
     ) -> CodedChunk:
-        self.painted.scene = None
+        self.coder.scene = None
         if mirrored is not None:
             begins = first_latent % self.chunks.period == 0
             # if a period is linked, then to a picture that is not at hand
             wanted = replace(mirrored.wanted, before=None) if begins else mirrored.wanted
-            self.painted.scene = Scene(wanted, None if begins else self._memory)
+            self.coder.scene = Scene(wanted, None if begins else self._memory)
         return super().coded(first_latent, scaled, aligned, mirrored)
 
     def _detailed(
@@ -345,7 +343,7 @@ class CoderWithPainting(CoderWithCorrections):
     ) -> tuple[Plan, bytes, list[Memory]]:
         """Symbols that opaque detail hides are chosen again, and then detail."""
         found = super()._detailed(first_latent, scaled, aligned, plan, mirrored)
-        scene = self.painted.scene
+        scene = self.coder.scene
         if scene is None or not scene.cover(found[2]):
             return found
         plan = self.chunks.again(first_latent, scaled, aligned)

@@ -22,7 +22,7 @@ from cvvae_cli.bitstream.detail import (
     has_any,
 )
 from cvvae_cli.bitstream.vectors import still
-from cvvae_cli.types import DETAIL_BITS, Lacking
+from cvvae_cli.types import DETAIL_BITS, LEVELS, Lacking
 
 LEAST_BITS = 40.0  # that a block takes of which it is tried whether it had better be opaque
 STAYING = 24.0  # frames expected beyond a chunk that show the colours of its last one
@@ -30,7 +30,6 @@ WANDERS = 4.0  # times: what opaque blocks are off a latent frame later counts s
 PIECE = 4096  # blocks at a time, so that memory does not grow with the picture
 BETTER = 0.75  # of what detail that is added comes to: less than this speaks for opaque blocks
 RESTING, MOVING = 4.0, 0.0  # frames expected beyond a chunk that show what its last one lacks
-LEVELS = 127.5  # of 255, in a unit of pictures
 FLAG_BITS, CHANGE_BITS = 3.0, 5.0  # about what it takes to show a block or not, against custom; to change it
 
 
@@ -70,8 +69,7 @@ class DetailChooser:
             field = -vectors[number + 1]
             now, own = self.lacking[number], self.counts[number]
             following = in_blocks(followed(from_blocks(self.aims[number + 1]), field))
-            frames = followed(self.frames[number + 1].repeat(SIDE, 0).repeat(SIDE, 1)[None], field)
-            frames = frames[0, SIDE // 2 :: SIDE, SIDE // 2 :: SIDE]
+            frames = blocks_followed(self.frames[number + 1], field)
             share = likeness(following, now)
             self.frames[number] += share**2 * frames
             weights = np.stack([np.full(frames.shape, own), share * frames]) / self.frames[number]
@@ -93,55 +91,49 @@ class DetailChooser:
             share = (1 - WANDERS * drift / (nothing + 1e-3)).clip(0, 1)
             if number == len(lives) - 1:
                 lives[number] += STAYING * share
-            back = followed((share * lives[number]).repeat(SIDE, 0).repeat(SIDE, 1)[None], -field)
-            lives[number - 1] += back[0, SIDE // 2 :: SIDE, SIDE // 2 :: SIDE]
+            lives[number - 1] += blocks_followed(share * lives[number], -field)
         return lives
 
     def choose(self, number: int, memory: Memory) -> Change:
         """Of a latent frame, with what is remembered by then."""
         remembered = in_blocks(memory.picture).astype(np.float32) * np.float32(0.5**DETAIL_BITS)
         now, count = self.lacking[number], self.counts[number]
-        opaque = in_blocks(memory.opaque[None])
+        opaque, is_opaque = in_blocks(memory.opaque[None]), has_any(memory.opaque[None])
         known = remembered  # by how much pictures change that show it
-        if opaque.any():
+        if is_opaque.any():
             remembered = np.where(opaque, 0, remembered)
-            at = np.nonzero(opaque.any((2, 3, 4)))
-            known = known.copy()
+            at = np.nonzero(is_opaque)
             known[at] += np.where(opaque[at], now[at] - self.colours(number, at), 0)
         worth = worth_adding(
             self.coder, self.price, self.aims[number], remembered, self.frames[number], CHANGE_BITS
         )
-        gain = (known * (2 * now - known)).sum((2, 3, 4))  # of showing what is known
+        gain = (known * (2 * now - known)).sum((2, 3, 4))  # of showing what is known, in one frame
+        gain -= np.where(is_opaque, self.spreads[number], 0)  # opaque blocks show the same in all frames
         changed, painted, colours = worth.added.changed, None, None
         if self.coder.paints:
-            is_kept, painted, colours = self.opaque(number, memory, gain, worth)
+            left = np.where(is_opaque, (now**2).sum((2, 3, 4)) - gain, np.inf)
+            is_kept, painted, colours = self.opaque(number, memory, left, worth)
             changed = changed & ~is_kept | painted
         added = changed if painted is None else changed & ~painted
         cosines = worth.added.cosines[added[worth.added.changed]]
         against = np.where(memory.shown, -FLAG_BITS, FLAG_BITS) * self.price
-        lost = np.where(opaque.any((2, 3, 4)), self.spreads[number], 0)
-        shown = memory.held & (count * (gain - lost) > against) | changed
+        shown = memory.held & (count * gain > against) | changed
         return Change(changed, cosines, shown, painted, colours)
 
     def opaque(
-        self, number: int, memory: Memory, gain: np.ndarray, worth: Worth
+        self, number: int, memory: Memory, left: np.ndarray, worth: Worth
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Which blocks are left as opaque as they are; which are painted, and with what cosines.
 
-        `gain` is that of showing what is known, in one frame; `worth` is of what would be added.
+        `left` is the error of blocks that are opaque, in one frame; `worth` is of what would be added.
         """
         lives, per_frame = self.lives[number], worth.cost / self.frames[number]
-        nothing = (self.lacking[number] ** 2).sum((2, 3, 4))
-        is_opaque = has_any(memory.opaque[None])
-        spread = self.spreads[number]  # opaque blocks show the same in all frames
-        left = np.where(is_opaque, nothing - gain + spread, np.inf)
         otherwise = np.minimum(per_frame, left)
         at = np.nonzero(otherwise * lives > LEAST_BITS * self.price)
         painted, colours = np.zeros(lives.shape, bool), [np.zeros((0, PLANES, SIDE, SIDE), np.int64)]
         for begin in range(0, len(at[0]), PIECE):
             piece = tuple(places[begin : begin + PIECE] for places in at)
             chosen, cost = self.paint(number, memory, piece)
-            cost += (spread * lives)[piece]
             painted[piece] = is_better = cost < BETTER * (otherwise * lives)[piece]
             colours.append(chosen[is_better])
         return (left <= per_frame) & ~painted, painted, np.concatenate(colours)
@@ -151,8 +143,15 @@ class DetailChooser:
         expected = expected_colours(memory, at).astype(np.float32) * np.float32(0.5**DETAIL_BITS)
         step = np.float32(self.coder.step * 0.5**DETAIL_BITS)
         cells = cosines_of(self.colours(number, at) - expected) / step
-        chosen, cost = best_cosines(self.coder, self.price, cells, self.lives[number][at], FIRST_PAINTED)
-        return chosen, cost + CHANGE_BITS * self.price
+        lives = self.lives[number][at]
+        chosen, cost = best_cosines(self.coder, self.price, cells, lives, FIRST_PAINTED)
+        return chosen, cost + CHANGE_BITS * self.price + self.spreads[number][at] * lives
+
+
+def blocks_followed(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Values of blocks (rows, columns) as the middles of blocks see them that moved by vectors."""
+    moved = followed(values.repeat(SIDE, 0).repeat(SIDE, 1)[None], vectors)
+    return moved[0, SIDE // 2 :: SIDE, SIDE // 2 :: SIDE]
 
 
 def likeness(of: np.ndarray, to: np.ndarray) -> np.ndarray:

@@ -146,14 +146,24 @@ class TableCoder:
         """
         residuals = nearest(aims, guess)
         at = np.nonzero(residuals)
-        few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at], guess.bits)
-        far = residuals[at]
-        near = far - np.sign(far)
-        offset = offset_of(aims[at], few)
-        lost = (offset - near) ** 2 - (offset - far) ** 2
-        saved = self.bits_of(few, far) - self.bits_of(few, near)
-        residuals[at] = np.where(prices[at] * saved > lost, near, far)
+        self.try_others(residuals, at, residuals[at] - np.sign(residuals[at]), aims, guess, prices)
         return residuals
+
+    def try_others(
+        self,
+        residuals: np.ndarray,
+        at: tuple[np.ndarray, ...],
+        others: np.ndarray,
+        aims: np.ndarray,
+        guess: Prediction,
+        prices: np.ndarray,
+    ) -> None:
+        """Put others in place of some residuals where the bits saved are worth the error."""
+        few = Prediction(guess.symbols[at], guess.signs[at], guess.tables[at], guess.bits)
+        own, offset = residuals[at], offset_of(aims[at], few)
+        lost = (offset - others) ** 2 - (offset - own) ** 2
+        saved = self.bits_of(few, own) - self.bits_of(few, others)
+        residuals[at] = np.where(prices[at] * saved > lost, others, own)
 
     @staticmethod
     def reader(data: bytes) -> constriction.stream.stack.AnsCoder:

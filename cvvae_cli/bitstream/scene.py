@@ -15,12 +15,11 @@ from torch.nn import functional
 from cvvae_cli.bitstream.cosines import SIDE
 from cvvae_cli.bitstream.detail import Memory
 from cvvae_cli.bitstream.vectors import LARGEST, Finder, search
+from cvvae_cli.flow.align import LUMA_WEIGHTS
+from cvvae_cli.flow.estimate import LEAST_DRAWN, VISIBLE, is_far_better
 from cvvae_cli.flow.field import GROUP, UNIT
-from cvvae_cli.types import Wanted
+from cvvae_cli.types import LEVELS, Wanted
 
-FAR_BETTER = 8.0  # times: vectors of pictures whose errors are that much smaller follow what moves exactly
-VISIBLE = 60 / 127.5**2  # squared error that is one
-LEAST_DRAWN = 1 / 32  # of the blocks of a picture have to gain by that
 LEAST_HIDDEN = 1 / 16  # of the pixels of a chunk
 LEAST_SEEN = 1 / 256  # of a latent position: so much of an error counts where nothing shows
 WEIGHTS = ((1, 2, 1), (2, 4, 2), (1, 2, 1))  # of the pixels of a position and of those around, in its errors
@@ -34,20 +33,18 @@ class Scene:
         self.wanted = wanted
         self.searches = memory is None or bool(memory.opaque.mean() > LEAST_HIDDEN)
         self.seen: np.ndarray | None = None  # float32 (t, h, w): how much of a position shows; None: all
-        self._fields: dict[int, np.ndarray] = {}  # the vectors of latent frames, once they are found
+        self.fields: dict[int, np.ndarray] = {}  # the vectors of latent frames, once they are found
 
     def exactly(self, number: int, field: np.ndarray, price: float) -> np.ndarray:
         """Vectors to a latent frame, int32 (2, rows, columns): others where content moves exactly by them,
-        and around. The same ever after."""
-        if number not in self._fields:
-            before = self.wanted.now[number - 1] if number else self.wanted.before
-            if before is not None:
-                fields = self.wanted.fields
-                steady = np.zeros_like(field) if fields is None else steady_motion(fields[number], field)
-                after = self.wanted.now[number]
-                field = exact(before, after, field, steady, price, searches=self.searches)
-            self._fields[number] = field
-        return self._fields[number]
+        and around. They are `fields` of the scene from then on."""
+        before = self.wanted.now[number - 1] if number else self.wanted.before
+        if before is not None:
+            within, after = self.wanted.fields, self.wanted.now[number]
+            steady = np.zeros_like(field) if within is None else steady_motion(within[number], field)
+            field = exact(before, after, field, steady, price, searches=self.searches)
+        self.fields[number] = field
+        return field
 
     def cover(self, memories: list[Memory]) -> bool:
         """Let what is remembered at each latent frame hide symbols; False if it hides too few for that."""
@@ -100,7 +97,7 @@ def exact(
 
 def is_exact(least: Tensor, errors: Tensor) -> Tensor:
     """Which blocks fit far better."""
-    return FAR_BETTER * least + VISIBLE < errors
+    return is_far_better(least, errors, VISIBLE / LEVELS**2)
 
 
 def is_drawn(least: Tensor, errors: Tensor) -> bool:
@@ -128,5 +125,5 @@ def steady_motion(fields: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 def brightness(picture: np.ndarray) -> Tensor:
     """(3, H, W) → (H, W), in the same unit."""
-    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    weights = np.array(LUMA_WEIGHTS, np.float32)
     return torch.from_numpy((picture * weights[:, None, None]).sum(0))

@@ -14,13 +14,12 @@ from torch.nn import functional
 from cvvae_cli.engine.base import to_device
 from cvvae_cli.engine.plan import EVERYTHING
 from cvvae_cli.flow.field import GROUP
-from cvvae_cli.types import DETAIL_BITS, Detail, Lacking, LatentChunk, Wanted
+from cvvae_cli.types import DETAIL_BITS, LEVELS, Detail, Lacking, LatentChunk, Wanted
 
 if TYPE_CHECKING:
     from cvvae_cli.engine.stream import Decoding, Engine
 
 BLOCK = 8  # pixels each way of a block of detail
-LEVELS = 127.5  # of 255, in a unit of the network
 KEPT_AS = torch.float16  # pictures that wait for their detail
 Pieces = Iterator[tuple[int, Tensor]]
 

@@ -135,10 +135,15 @@ def exactly(both: Tensor, vectors: Tensor) -> Tensor:
 
     whole, own = commonest(vectors.round()), errors(vectors)
     least = errors(whole)
-    is_exact = (FAR_BETTER * least + VISIBLE < own).float()
+    is_exact = is_far_better(least, own, VISIBLE).float()
     is_drawn = (is_exact.mean((1, 2, 3), keepdim=True) > LEAST_DRAWN) & whole.any(1, keepdim=True)
     around = functional.max_pool2d(is_exact, 3, 1, 1) > 0
     return torch.where(is_drawn & around & (least < own), whole, vectors)
+
+
+def is_far_better(least: Tensor, own: Tensor, visible: float) -> Tensor:
+    """Where errors are so much smaller than those of the own vectors that content moves exactly."""
+    return FAR_BETTER * least + visible < own
 
 
 def commonest(vectors: Tensor) -> Tensor:

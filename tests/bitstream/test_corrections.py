@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from tiny import (
     CORRECTED,
     JOINED,
     assert_all_is_measured,
+    assert_an_interrupted_encode_goes_on,
     assert_parts_are_those_of_the_whole,
+    assert_the_encoder_sees_what_the_decoder_shows,
+    frames_of,
     moving_picture,
     tiny_spec,
 )
@@ -145,14 +147,6 @@ def corrected(tiny, sparing, lossless, tmp_path):
     return tmp_path / "whole.cvl"
 
 
-def frames_of(path, change=lambda chunk: chunk):
-    with open_cvl(path) as cvl:
-        spec, weights = latents.model_of(cvl.header)
-        engine = codec.make_engine(spec, weights.build, codec.choose_placement("cpu", "fp32"))
-        chunks = map(change, latents.read_latents(cvl, weights))
-        return np.concatenate([batch.rgb for batch in engine.decode_stream(chunks, *cvl.header.size)])
-
-
 def corrections_of(path):
     with open_cvl(path) as cvl:
         _, weights = latents.model_of(cvl.header)
@@ -191,22 +185,7 @@ def test_what_is_added_to_a_frame_is_added_to_no_other(corrected):
 
 @pytest.mark.parametrize("busy", [1, 10**9], ids=["groups of 1", "groups of 4"])
 def test_the_encoder_sees_what_the_decoder_shows(corrected, tiny, monkeypatch, busy):
-    """What lacks in the end, as it was measured before corrections were chosen."""
-    monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", busy)
-    measured = []
-
-    def noted(coder, left):
-        measured.extend(left := list(left))
-        return encode_left(coder, left)
-
-    monkeypatch.setattr("cvvae_cli.engine.mirror.KEPT_AS", torch.float32)  # half floats are only about right
-    monkeypatch.setattr("cvvae_cli.bitstream.chunk.encode_left", noted)
-    encode_file(corrected.parent / "source.mkv", corrected, replace(OPTIONS, force=True))
-    assert len(measured) == len(CLIP) - 1
-    plain = frames_of(corrected, lambda chunk: replace(chunk, corrections=None))
-    for frame, left in enumerate(measured):
-        expected = CLIP[frame].astype(np.float32) - plain[frame]
-        assert np.abs(left.transpose(1, 2, 0) - expected).max() <= 0.501, frame
+    assert_the_encoder_sees_what_the_decoder_shows(monkeypatch, corrected, CLIP, OPTIONS, busy)
 
 
 def test_a_part_is_that_of_the_whole(corrected, tiny):
@@ -216,15 +195,8 @@ def test_a_part_is_that_of_the_whole(corrected, tiny):
     assert assert_parts_are_those_of_the_whole(engine, corrected, parts) == len(CLIP)
 
 
-def test_an_interrupted_encode_goes_on_to_the_same_corrections(corrected, tmp_path):
-    whole = corrected.read_bytes()
-    with open_cvl(corrected) as cvl:
-        ends = list(cvl.index[1:])
-    for cut in [*ends, len(whole) - 1]:
-        (tmp_path / "out.cvl.part").write_bytes(whole[:cut])
-        encode_file(tmp_path / "source.mkv", tmp_path / "out.cvl", replace(OPTIONS, resume=True))
-        assert (tmp_path / "out.cvl").read_bytes() == whole, cut
-        (tmp_path / "out.cvl").unlink()
+def test_an_interrupted_encode_goes_on_to_the_same_corrections(corrected):
+    assert_an_interrupted_encode_goes_on(corrected, OPTIONS)
 
 
 def test_without_detail_there_are_no_corrections(corrected, tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from tiny import CORRECTED, PAINTED, assert_all_is_measured, moving_picture
+from tiny import CORRECTED, PAINTED, assert_all_is_measured, assert_memories_come_back, moving_picture, same
 
 from cvvae_cli import codec, latents
 from cvvae_cli.access import decode_frames
@@ -49,21 +49,12 @@ def lacking(pictures):
     return Lacking(pictures, pictures / np.float32(127.5), np.full(4, 4), np.zeros((4, ROWS, COLUMNS)))
 
 
-def same(one, other):
-    return np.array_equal(one.picture, other.picture) and np.array_equal(one.shown, other.shown)
-
-
 @pytest.mark.parametrize("level", [10, 47, 100])
 @pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
 def test_memories_come_back_whole_and_in_parts(level, share):
     coder, vectors = DetailCoder(level), [STILL, STILL + 3, STILL - np.array([40, 1])[:, None, None]]
-    memory = Memory.empty(ROWS, COLUMNS)
-    for seed in range(2):  # the second goes on from the first
-        data, memories = coder.encode(memory, vectors, random_changes(seed, share))
-        found = coder.decode(data, memory, vectors)
-        assert all(map(same, found, memories))
-        assert all(map(same, coder.decode(data, memory, vectors[:1]), memories[:1]))
-        memory = memories[-1]
+    choices = (random_changes(seed, share) for seed in range(2))
+    assert_memories_come_back(coder, Memory.empty(ROWS, COLUMNS), vectors, choices)
 
 
 def test_large_numbers_are_coded_and_too_large_ones_refused():

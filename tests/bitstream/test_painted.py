@@ -11,16 +11,19 @@ from tiny import (
     CORRECTED,
     PAINTED,
     assert_all_is_measured,
+    assert_an_interrupted_encode_goes_on,
+    assert_memories_come_back,
     assert_parts_are_those_of_the_whole,
+    assert_the_encoder_sees_what_the_decoder_shows,
     drawn_picture,
+    frames_of,
     moving_picture,
+    same,
     tiny_spec,
 )
 
 from cvvae_cli import codec, latents
-from cvvae_cli.bitstream import chunk as chunks_of
 from cvvae_cli.bitstream import cosine_choice, scene
-from cvvae_cli.bitstream.correction_choice import encode_left
 from cvvae_cli.bitstream.cosines import COLOURS, SIDE, in_blocks, turned
 from cvvae_cli.bitstream.detail import (
     FIRST_PAINTED,
@@ -70,21 +73,12 @@ def random_changes(seed, share=0.4, size=3.0):
     return choose
 
 
-def same(one, other):
-    return all(np.array_equal(*both) for both in zip(vars(one).values(), vars(other).values(), strict=True))
-
-
 @pytest.mark.parametrize("level", [10, 47, 100])
 @pytest.mark.parametrize("share", [0.02, 0.4, 1.0])
 def test_memories_come_back_whole_and_in_parts(level, share):
     coder, vectors = PaintedDetailCoder(level), [STILL, STILL + 3, STILL - np.array([40, 1])[:, None, None]]
-    memory = Memory.empty(ROWS, COLUMNS)
-    for seed in range(2):  # the second goes on from the first
-        data, memories = coder.encode(memory, vectors, random_changes(seed, share))
-        found = coder.decode(data, memory, vectors)
-        assert all(map(same, found, memories))
-        assert all(map(same, coder.decode(data, memory, vectors[:1]), memories[:1]))
-        memory = memories[-1]
+    choices = (random_changes(seed, share) for seed in range(2))
+    memory = assert_memories_come_back(coder, Memory.empty(ROWS, COLUMNS), vectors, choices)
     assert share < 0.1 or (memory.opaque.any() and not memory.opaque.all())
 
 
@@ -321,14 +315,6 @@ def drawn(tiny, sparing, lossless, tmp_path):
     return tmp_path / "whole.cvl"
 
 
-def frames_of(path, change=lambda chunk: chunk):
-    with open_cvl(path) as cvl:
-        spec, weights = latents.model_of(cvl.header)
-        engine = codec.make_engine(spec, weights.build, codec.choose_placement("cpu", "fp32"))
-        read = map(change, latents.read_latents(cvl, weights))
-        return np.concatenate([batch.rgb for batch in engine.decode_stream(read, *cvl.header.size)])
-
-
 def test_drawn_clips_are_painted_and_the_better_for_it(drawn, tmp_path):
     with open_cvl(drawn) as cvl:
         read = list(latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
@@ -342,22 +328,7 @@ def test_drawn_clips_are_painted_and_the_better_for_it(drawn, tmp_path):
 
 @pytest.mark.parametrize("busy", [1, 10**9], ids=["groups of 1", "groups of 4"])
 def test_the_encoder_sees_what_the_decoder_shows(drawn, monkeypatch, busy):
-    """What lacks in the end, as it was measured before corrections were chosen."""
-    monkeypatch.setattr("cvvae_cli.engine.stream.BUSY_POSITIONS", busy)
-    measured = []
-
-    def noted(coder, left):
-        measured.extend(left := list(left))
-        return encode_left(coder, left)
-
-    monkeypatch.setattr("cvvae_cli.engine.mirror.KEPT_AS", torch.float32)  # half floats are only about right
-    monkeypatch.setattr(chunks_of, "encode_left", noted)
-    encode_file(drawn.parent / "source.mkv", drawn, replace(OPTIONS, force=True))
-    assert len(measured) == len(CLIP) - 1
-    plain = frames_of(drawn, lambda chunk: replace(chunk, corrections=None))
-    for frame, left in enumerate(measured):
-        expected = CLIP[frame].astype(np.float32) - plain[frame]
-        assert np.abs(left.transpose(1, 2, 0) - expected).max() <= 0.501, frame
+    assert_the_encoder_sees_what_the_decoder_shows(monkeypatch, drawn, CLIP, OPTIONS, busy)
 
 
 def test_a_part_is_that_of_the_whole(drawn, tiny):
@@ -367,15 +338,8 @@ def test_a_part_is_that_of_the_whole(drawn, tiny):
     assert assert_parts_are_those_of_the_whole(engine, drawn, parts) == len(CLIP)
 
 
-def test_an_interrupted_encode_goes_on_to_the_same_bytes(drawn, tmp_path):
-    whole = drawn.read_bytes()
-    with open_cvl(drawn) as cvl:
-        ends = list(cvl.index[1:])
-    for cut in [*ends, len(whole) - 1]:
-        (tmp_path / "out.cvl.part").write_bytes(whole[:cut])
-        encode_file(tmp_path / "source.mkv", tmp_path / "out.cvl", replace(OPTIONS, resume=True))
-        assert (tmp_path / "out.cvl").read_bytes() == whole, cut
-        (tmp_path / "out.cvl").unlink()
+def test_an_interrupted_encode_goes_on_to_the_same_bytes(drawn):
+    assert_an_interrupted_encode_goes_on(drawn, OPTIONS)
 
 
 def test_what_a_chunk_takes_is_measured(drawn):
