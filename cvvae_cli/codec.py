@@ -68,7 +68,7 @@ from cvvae_cli.video.writer import (
 
 logger = logging.getLogger("cvvae")
 LEVELS_PER_QUALITY = 10  # headers count levels in tenths
-CHOICE = 13  # counts changes of which symbols encoding chooses: what was measured with others is stale
+CHOICE = 14  # counts changes of which symbols encoding chooses: what was measured with others is stale
 
 
 def encode_file(
@@ -132,7 +132,8 @@ def write_cvl(
         mirror = None
         if details and coder.takes_detail and isinstance(engine, Engine):
             width, height = cvl.header.size
-            mirror = Mirror(engine, level, (height, width) if is_corrected(coder, level) else None)
+            size = (height, width) if is_corrected(coder, level) else None
+            mirror = Mirror(engine, level, size, video.info.num_frames)
         yield from EncodeJob(cvl, video, side, engine, coder, point or START, error, mirror).run()
 
 

@@ -395,7 +395,8 @@ class Trial:
         assert isinstance(self.engine, Engine)  # the windowed models have no coder of detail
         assert isinstance(coder, CoderWithDetail)
         corrects = is_corrected(coder, level)
-        mirror = Mirror(self.engine, level, sample.rgb.shape[1:3] if corrects else None)
+        size = sample.rgb.shape[1:3] if corrects else None
+        mirror = Mirror(self.engine, level, size, self.frames if len(sample.rgb) == self.frames else None)
         first_latent = 0
         for chunk in sample.chunks:
             coded = coder.coded(first_latent, *self._scaled(chunk, level), mirror.of(chunk))

@@ -164,6 +164,7 @@ class Lacking:
     pictures: np.ndarray  # float32 (t, 3, H, W) in levels of 255
     wanted: np.ndarray  # float32 (t, 3, H, W) in [-1, 1]: what they should be
     counts: np.ndarray  # int (t,) frames
+    following: int  # latent frames after these before all is forgotten, or the video is expected to end
     spreads: np.ndarray  # float32 (t, rows, columns): of each of the frames from their mean, squared levels
 
 

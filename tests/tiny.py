@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from safetensors.numpy import load_file, save
 
 from cvvae_cli.access import decode_frames
@@ -133,6 +134,15 @@ def drawn_picture(frames: int, width: int, height: int) -> np.ndarray:
     for number, picture in enumerate(rgb):
         picture[:, : width // 2] = tiles[2 * number : 2 * number + height, : width // 2]
     return rgb
+
+
+def page(frames: int, width: int, height: int) -> np.ndarray:
+    """Letters at rest, uint8 (T, H, W, 3)."""
+    image = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image)
+    for row in range(4, height, 12):
+        draw.text((3, row), "latents of a video are a few numbers for each block of pixels", fill="black")
+    return np.repeat(np.asarray(image)[None], frames, axis=0)
 
 
 def batches_of(rgb: np.ndarray, size: int = 8, first_pts: int = 0, ticks: int = 512) -> list[FrameBatch]:

@@ -14,7 +14,16 @@ from torch import Tensor
 
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder, Picture, vector_price
 from cvvae_cli.bitstream.prior import as_plane
-from cvvae_cli.bitstream.residuals import CENTER, Beside, Past, Prediction, Predictions, Where
+from cvvae_cli.bitstream.residuals import (
+    CENTER,
+    Aligned,
+    Beside,
+    Past,
+    Plan,
+    Prediction,
+    Predictions,
+    Where,
+)
 from cvvae_cli.bitstream.scene import Scene
 from cvvae_cli.bitstream.vectors import BLOCK
 from cvvae_cli.errors import CorruptFileError
@@ -186,10 +195,17 @@ class PaintedCoder(CorrectedCoder):
             return known
         return self.scene.exactly(self._number, super().search(before, wanted), vector_price(self.level))
 
-    def prices(self, prices: np.ndarray) -> np.ndarray:
-        if self.scene is None or self.scene.seen is None:
-            return prices
-        return prices / self.scene.seen[: len(prices), None]
+    def seen(self, count: int) -> np.ndarray | None:
+        return None if self.scene is None or self.scene.seen is None else self.scene.seen[:count]
+
+    def beginning(self, scaled: np.ndarray, past: Past, aligned: Aligned) -> tuple[Plan, float]:
+        """Behind what is remembered and still right, symbols are hidden if a period goes on from a past."""
+        if self.scene is None or not past:
+            return super().beginning(scaled, past, aligned)
+        self.scene.seen = self.scene.seen_if_linked
+        found = super().beginning(scaled, past, aligned)
+        self.scene.seen = None
+        return found
 
     def best_residuals(self, aims: np.ndarray, guess: Prediction, prices: np.ndarray) -> np.ndarray:
         """Where a bit is worth much, 0 if that is better still."""

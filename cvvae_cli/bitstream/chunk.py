@@ -16,6 +16,7 @@ from cvvae_cli.bitstream.anchors import CorrectedCoder, DetailedCoder, PaintedCo
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.correction_choice import encode_left
 from cvvae_cli.bitstream.corrections import CorrectionCoder
+from cvvae_cli.bitstream.cosine_choice import price_of
 from cvvae_cli.bitstream.detail import Memory, detail_coder, detail_of
 from cvvae_cli.bitstream.detail_choice import encode_lacking
 from cvvae_cli.bitstream.flow import FlowCoder
@@ -24,7 +25,7 @@ from cvvae_cli.bitstream.residuals import Aligned, Past, Plan, shift
 from cvvae_cli.bitstream.scene import Scene
 from cvvae_cli.bitstream.vectors import CELL
 from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError
-from cvvae_cli.flow.field import OTHERS, field_size
+from cvvae_cli.flow.field import GROUP, OTHERS, field_size
 from cvvae_cli.types import Correction, Detail, Lacking, Wanted
 
 SIZE_BYTES = 3
@@ -107,7 +108,7 @@ class SymbolCoder(Protocol):
 
     def pack(self, plan: Plan) -> bytes: ...
 
-    def cost(self, scaled: np.ndarray, plan: Plan) -> float: ...
+    def beginning(self, scaled: np.ndarray, past: Past, aligned: Aligned) -> tuple[Plan, float]: ...
 
     def bits_by_channel(self, plan: Plan) -> np.ndarray: ...
 
@@ -331,6 +332,9 @@ class CoderWithPainting(CoderWithCorrections):
             # if a period is linked, then to a picture that is not at hand
             wanted = replace(mirrored.wanted, before=None) if begins else mirrored.wanted
             self.coder.scene = Scene(wanted, None if begins else self._memory)
+            if begins and self._opening is not None:
+                frames = GROUP * self.chunks.period
+                self.coder.scene.remember(self._opening, frames, price_of(self.coder.level))
         return super().coded(first_latent, scaled, aligned, mirrored)
 
     def _detailed(
@@ -383,8 +387,9 @@ def better_beginning(
 ) -> tuple[Past, Plan]:
     """What the first latent frame of a period had better be expected from: nothing, or the opening of the
     period before; and its symbols. `scaled` (t, C, h, w) is of its chunk."""
-    both = [(past, coder.choose(scaled, past, aligned, 1)) for past in ((), opening)]
-    return min(both, key=lambda each: coder.cost(scaled[:1], each[1]))
+    both = [(past, *coder.beginning(scaled, past, aligned)) for past in ((), opening)]
+    past, plan, _ = min(both, key=lambda each: each[2])
+    return past, plan
 
 
 class ChunkCoder:

@@ -1,8 +1,9 @@
 """What an encoder makes of detail: which blocks are worth their bits, and what is added to them.
 
 A cosine costs bits once and serves all frames that show it. How many those are is seen to the end of a
-chunk, by how much of what a latent frame lacks is lacking in the next one too, and guessed beyond. Nothing of
-this is in a file: any choice decodes.
+chunk, by how much of what a latent frame lacks is lacking in the next one too; that it goes on like that is
+expected until the period ends, where all is forgotten, or the video. Nothing of this is in a file: any choice
+decodes.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from cvvae_cli.bitstream.detail import (
     has_any,
 )
 from cvvae_cli.bitstream.vectors import still
+from cvvae_cli.flow.field import GROUP
 from cvvae_cli.types import DETAIL_BITS, LEVELS, Lacking
 
 LEAST_BITS = 40.0  # that a block takes of which it is tried whether it had better be opaque
-STAYING = 24.0  # frames expected beyond a chunk that show the colours of its last one
-WANDERS = 4.0  # times: what opaque blocks are off a latent frame later counts so much against them
+SPARES = 2.0  # times: frames beyond a chunk count so much for opaque blocks, which spare symbols too
+WANDERS = 8.0  # times: what opaque blocks are off a latent frame later counts so much against them
 PIECE = 4096  # blocks at a time, so that memory does not grow with the picture
 BETTER = 0.75  # of what detail that is added comes to: less than this speaks for opaque blocks
-RESTING, MOVING = 4.0, 0.0  # frames expected beyond a chunk that show what its last one lacks
+UNTOLD = 0.5  # of what a latent frame lacks that the next one lacks too, where nothing tells
 FLAG_BITS, CHANGE_BITS = 3.0, 5.0  # about what it takes to show a block or not, against custom; to change it
 
 
@@ -48,6 +50,7 @@ class DetailChooser:
         self.price = price_of(coder.level)
         self.lacking = [in_blocks(turned(picture[None], COLOURS)[0]) for picture in lacking.pictures]
         self.counts = counts = lacking.counts
+        self.following = lacking.following
         self.aims = list(self.lacking)
         self.frames = [np.full(each.shape[:2], float(n)) for each, n in zip(self.aims, counts, strict=True)]
         self._look_ahead(vectors)
@@ -60,11 +63,11 @@ class DetailChooser:
         last = len(self.aims) - 1
         now = self.lacking[last]
         rests = still(torch.from_numpy(vectors[last])[None], *now.shape[:2])[0].numpy()
-        beyond = np.where(rests, RESTING, MOVING)
+        share = np.full(now.shape[:2], UNTOLD)
         if last:
             before = in_blocks(followed(from_blocks(self.lacking[last - 1]), vectors[last]))
-            beyond *= likeness(before, now) ** 2
-        self.frames[last] += beyond
+            share = likeness(before, now) ** 2
+        self.frames[last] += np.where(rests, GROUP * lasting(share, self.following), 0)
         for number in range(last - 1, -1, -1):
             field = -vectors[number + 1]
             now, own = self.lacking[number], self.counts[number]
@@ -90,7 +93,7 @@ class DetailChooser:
             drift = LEVELS**2 * (in_blocks(difference) ** 2).sum((2, 3, 4))
             share = (1 - WANDERS * drift / (nothing + 1e-3)).clip(0, 1)
             if number == len(lives) - 1:
-                lives[number] += STAYING * share
+                lives[number] += SPARES * GROUP * lasting(share, self.following)
             lives[number - 1] += blocks_followed(share * lives[number], -field)
         return lives
 
@@ -152,6 +155,13 @@ def blocks_followed(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Values of blocks (rows, columns) as the middles of blocks see them that moved by vectors."""
     moved = followed(values.repeat(SIDE, 0).repeat(SIDE, 1)[None], vectors)
     return moved[0, SIDE // 2 :: SIDE, SIDE // 2 :: SIDE]
+
+
+def lasting(share: np.ndarray, following: int) -> np.ndarray:
+    """How many of so many latent frames will show something, if each shows a share of what the one before
+    it does."""
+    total: np.ndarray = np.cumprod(np.broadcast_to(share, (following, *share.shape)), axis=0).sum(0)
+    return total
 
 
 def likeness(of: np.ndarray, to: np.ndarray) -> np.ndarray:

@@ -224,9 +224,9 @@ class ResidualCoder(TableCoder, ABC):
         and those after it in its chunk; None in decoding. `is_aligned`: the frames it stands for were.
         """
 
-    def prices(self, prices: np.ndarray) -> np.ndarray:
-        """Of a bit, for latents (t, C, h, w): more where errors are seen less."""
-        return prices
+    def seen(self, count: int) -> np.ndarray | None:
+        """How much of so many latent frames shows, float32 (t, h, w) above 0; None: all."""
+        return None
 
     def begin(self) -> None:
         """Before the first of some latent frames is planned or decoded."""
@@ -251,7 +251,9 @@ class ResidualCoder(TableCoder, ABC):
         largest = (MAX_SYMBOL >> self.symbol_bits) - bool(self.symbol_bits)  # half a cell is added to it
         scaled = scaled.clip(-largest, largest)
         aims, prices = look_ahead(scaled, self.price)
-        prices = self.prices(prices)
+        seen = self.seen(len(prices))
+        if seen is not None:  # a bit is worth more where errors are seen less
+            prices = prices / seen[:, None]
 
         def decide(number: int, where: Where, guess: Prediction) -> np.ndarray:
             return self.best_residuals(aims[number][where], guess, prices[number][where])
@@ -290,11 +292,15 @@ class ResidualCoder(TableCoder, ABC):
             past = shift(past, symbols)
         return plan
 
-    def cost(self, scaled: np.ndarray, plan: Plan) -> float:
-        """Of what was chosen for latents in cells: squared error, and bits at their price."""
-        error = ((scaled - plan.symbols * 0.5**self.symbol_bits) ** 2).sum()
+    def beginning(self, scaled: np.ndarray, past: Past, aligned: Aligned) -> tuple[Plan, float]:
+        """Symbols for the first of latents in cells (t, C, h, w), and what they come to: squared error, as
+        far as it is seen, and bits at their price."""
+        plan, seen = self.choose(scaled, past, aligned, 1), self.seen(1)
+        error = (scaled[:1] - plan.symbols * 0.5**self.symbol_bits) ** 2
+        if seen is not None:
+            error *= seen[:, None]
         bits = sum(self.bits_of(guess, residuals).sum() for _, guess, residuals in plan.steps)
-        return float(error + self.price * bits)
+        return plan, float(error.sum() + self.price * bits)
 
     def decode(
         self,

@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvvae_cli.bitstream.cosines import SIDE
+from cvvae_cli.bitstream.cosines import COLOURS, SIDE, in_blocks, turned
 from cvvae_cli.bitstream.detail import Memory
-from cvvae_cli.bitstream.vectors import LARGEST, Finder, search
+from cvvae_cli.bitstream.vectors import BLOCK, LARGEST, Finder, search
 from cvvae_cli.flow.align import LUMA_WEIGHTS
 from cvvae_cli.flow.estimate import LEAST_DRAWN, VISIBLE, is_far_better
 from cvvae_cli.flow.field import GROUP, UNIT
-from cvvae_cli.types import LEVELS, Wanted
+from cvvae_cli.types import DETAIL_BITS, LEVELS, Wanted
 
 LEAST_HIDDEN = 1 / 16  # of the pixels of a chunk
+MOSTLY = 0.5  # seen of a block: less, and what is remembered there decides that it rests
 LEAST_SEEN = 1 / 256  # of a latent position: so much of an error counts where nothing shows
+ANEW_BITS = 160.0  # about what it takes to paint a block again
 WEIGHTS = ((1, 2, 1), (2, 4, 2), (1, 2, 1))  # of the pixels of a position and of those around, in its errors
 
 
@@ -33,6 +35,7 @@ class Scene:
         self.wanted = wanted
         self.searches = memory is None or bool(memory.opaque.mean() > LEAST_HIDDEN)
         self.seen: np.ndarray | None = None  # float32 (t, h, w): how much of a position shows; None: all
+        self.seen_if_linked: np.ndarray | None = None  # of a first latent frame, if its period is linked
         self.fields: dict[int, np.ndarray] = {}  # the vectors of latent frames, once they are found
 
     def exactly(self, number: int, field: np.ndarray, price: float) -> np.ndarray:
@@ -43,6 +46,10 @@ class Scene:
             within, after = self.wanted.fields, self.wanted.now[number]
             steady = np.zeros_like(field) if within is None else steady_motion(within[number], field)
             field = exact(before, after, field, steady, price, searches=self.searches)
+        elif self.seen_if_linked is not None:  # hidden latents tell nothing of motion
+            seen = torch.from_numpy(self.seen_if_linked)
+            shares = functional.avg_pool2d(seen, BLOCK, ceil_mode=True)[0].numpy()
+            field = np.where(shares < MOSTLY, 0, field)
         self.fields[number] = field
         return field
 
@@ -51,12 +58,17 @@ class Scene:
         hidden = np.stack([memory.covering() for memory in memories])
         if hidden.mean() < LEAST_HIDDEN:
             return False
-        shares = functional.avg_pool2d(torch.from_numpy(hidden[:, None]).float(), SIDE)
-        weights = torch.tensor(WEIGHTS, dtype=torch.float32)[None, None]
-        padded = functional.pad(shares, (1, 1, 1, 1), mode="replicate")
-        hides = functional.conv2d(padded, weights / weights.sum())
-        self.seen = (1 - hides[:, 0]).clamp_(min=LEAST_SEEN).numpy()
+        self.seen = seen_past(hidden)
         return True
+
+    def remember(self, memory: Memory, frames: int, price: float) -> None:
+        """What would hide symbols if the period that begins, of so many frames, went on from that before it,
+        whose first latent frame left a memory: what is opaque of it, where it is still right."""
+        true = turned(self.wanted.now[:1], COLOURS)[0] * np.float32(LEVELS)
+        opaque = memory.covering()
+        errors = opaque * (true - memory.picture * np.float32(0.5**DETAIL_BITS)) ** 2
+        is_right = frames * in_blocks(errors).sum((2, 3, 4)) < ANEW_BITS * price
+        self.seen_if_linked = seen_past((opaque & is_right.repeat(SIDE, 0).repeat(SIDE, 1))[None])
 
 
 def exact(
@@ -93,6 +105,16 @@ def exact(
     around = functional.max_pool2d(is_exact(least, errors).float()[None], 3, 1, 1)[0] > 0
     chosen: np.ndarray = torch.where(around[:, None], found, given)[0].to(torch.int32).numpy()
     return chosen
+
+
+def seen_past(hidden: np.ndarray) -> np.ndarray:
+    """How much of latent positions shows past hidden pixels, bool (t, H, W): float32 (t, h, w)."""
+    shares = functional.avg_pool2d(torch.from_numpy(hidden[:, None]).float(), SIDE)
+    weights = torch.tensor(WEIGHTS, dtype=torch.float32)[None, None]
+    padded = functional.pad(shares, (1, 1, 1, 1), mode="replicate")
+    hides = functional.conv2d(padded, weights / weights.sum())
+    seen: np.ndarray = (1 - hides[:, 0]).clamp_(min=LEAST_SEEN).numpy()
+    return seen
 
 
 def is_exact(least: Tensor, errors: Tensor) -> Tensor:

@@ -27,13 +27,21 @@ Pieces = Iterator[tuple[int, Tensor]]
 class Mirror:
     """Decodes the chunks of an encode, in order."""
 
-    def __init__(self, engine: Engine, level: int | None, size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        level: int | None,
+        size: tuple[int, int] | None = None,
+        num_frames: int | None = None,
+    ) -> None:
         """`level` is the quality of what is encoded, in tenths.
 
         `size`, rows and columns of a picture: frames are followed to the end, and `Reflection.left` tells
-        what each of them lacks. Without it, pictures are.
+        what each of them lacks. Without it, pictures are. `num_frames` are expected of the video, if it is
+        known.
         """
         self.engine = engine
+        self.num_frames = num_frames
         self.level = level
         self.size = size
         self._decoding: Decoding | None = None
@@ -45,6 +53,16 @@ class Mirror:
         assert chunk.means is not None
         before, self._wanted = self._wanted, chunk.means[-1].copy()
         return Reflection(self, chunk, Wanted(chunk.means, before, chunk.fields))
+
+    def following(self, chunk: LatentChunk) -> int:
+        """How many latent frames come after a chunk before the coder starts fresh, or the video is expected
+        to end."""
+        spec = self.engine.spec
+        so_far = spec.geometry.num_latents(chunk.frames.stop)
+        of_period = -so_far % spec.period
+        if self.num_frames is None or self.num_frames < chunk.frames.stop:
+            return of_period
+        return min(of_period, spec.geometry.num_latents(self.num_frames) - so_far)
 
     @torch.inference_mode()
     def means(self, chunk: LatentChunk, *, refines: bool = True) -> np.ndarray:
@@ -137,7 +155,8 @@ class Reflection:
         assert self.chunk.spreads is not None
         wanted, spreads = self.wanted.now, self.chunk.spreads * np.float32(LEVELS**2)
         lacking = (wanted - pictures) * np.float32(LEVELS)
-        return Lacking(lacking, wanted, counts(self.chunk.frames), spreads)
+        following = self.mirror.following(self.chunk)
+        return Lacking(lacking, wanted, counts(self.chunk.frames), following, spreads)
 
     def _keeping(self, pieces: Pieces) -> Pieces:
         """The pieces as they come. Room is made for all at once, and half of what they take: a chunk of a

@@ -6,8 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
-from tiny import CORRECTED, PAINTED, assert_all_is_measured, assert_memories_come_back, moving_picture, same
+from tiny import (
+    CORRECTED,
+    PAINTED,
+    assert_all_is_measured,
+    assert_memories_come_back,
+    moving_picture,
+    page,
+    same,
+)
 
 from cvvae_cli import codec, latents
 from cvvae_cli.access import decode_frames
@@ -15,7 +22,7 @@ from cvvae_cli.bitstream import cosine_choice
 from cvvae_cli.bitstream.cosine_choice import cosines_of
 from cvvae_cli.bitstream.cosines import COLOURS, LARGEST_COSINE, SIDE, in_blocks, transform
 from cvvae_cli.bitstream.detail import Change, DetailCoder, Memory, has_any, step_of
-from cvvae_cli.bitstream.detail_choice import DetailChooser
+from cvvae_cli.bitstream.detail_choice import DetailChooser, lasting
 from cvvae_cli.codec import decode_file, encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine import mirror
@@ -44,9 +51,10 @@ def random_changes(seed, share=0.3, size=3.0):
     return choose
 
 
-def lacking(pictures):
+def lacking(pictures, following=8):
     """Of four latent frames, of mid-grey pictures."""
-    return Lacking(pictures, pictures / np.float32(127.5), np.full(4, 4), np.zeros((4, ROWS, COLUMNS)))
+    spreads = np.zeros((4, ROWS, COLUMNS))
+    return Lacking(pictures, pictures / np.float32(127.5), np.full(4, 4), following, spreads)
 
 
 @pytest.mark.parametrize("level", [10, 47, 100])
@@ -155,6 +163,21 @@ def test_what_lacks_for_long_is_coded_and_what_passes_is_not():
     assert sizes[1] == 0
 
 
+def test_the_longer_it_will_stay_the_more_is_coded():
+    pictures = np.random.default_rng(0).normal(0, 16, (1, 3, SIDE * ROWS, SIDE * COLUMNS)).repeat(4, 0)
+    sizes = []
+    for following in (0, 4, 8):
+        coder = DetailCoder(70)
+        chooser = DetailChooser(coder, lacking(pictures.astype(np.float32), following), [STILL] * 4)
+        sizes.append(len(coder.encode(Memory.empty(ROWS, COLUMNS), [STILL] * 4, chooser.choose)[0]))
+    assert sizes[0] < 0.8 * sizes[1] < 0.8 * sizes[2]
+
+
+def test_what_lasts():
+    assert np.allclose(lasting(np.array([0, 0.5, 1]), 3), [0, 0.875, 3])
+    assert np.array_equal(lasting(np.ones((2, 2)), 0), np.zeros((2, 2)))
+
+
 def test_detail_follows_what_moves():
     rng = np.random.default_rng(1)
     wide = rng.normal(0, 25, (3, SIDE * ROWS, SIDE * COLUMNS + 60)).astype(np.float32)
@@ -169,15 +192,6 @@ def test_detail_follows_what_moves():
         sizes.append((((pictures - shown) ** 2).mean() / (pictures**2).mean(), len(data)))
     assert sizes[0][0] < 0.7
     assert sizes[0][0] < 0.7 * sizes[1][0]
-
-
-def page(frames, width, height):
-    """Letters at rest."""
-    image = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(image)
-    for row in range(4, height, 12):
-        draw.text((3, row), "latents of a video are a few numbers for each block of pixels", fill="black")
-    return np.repeat(np.asarray(image)[None], frames, axis=0)
 
 
 def test_letters_at_rest_are_far_sharper(lossless, tmp_path):

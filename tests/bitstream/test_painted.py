@@ -18,12 +18,15 @@ from tiny import (
     drawn_picture,
     frames_of,
     moving_picture,
+    page,
     same,
     tiny_spec,
+    write_lossless,
 )
 
 from cvvae_cli import codec, latents
 from cvvae_cli.bitstream import cosine_choice, scene
+from cvvae_cli.bitstream.chunk import LINKED, cut
 from cvvae_cli.bitstream.cosines import COLOURS, SIDE, in_blocks, turned
 from cvvae_cli.bitstream.detail import (
     FIRST_PAINTED,
@@ -52,7 +55,7 @@ ROWS, COLUMNS = 6, 9  # of blocks
 STILL = np.zeros((2, 2, 3), np.int32)
 RESTING = np.zeros((4, ROWS, COLUMNS), np.float32)  # how frames differ from their mean
 OPTIONS = EncodeOptions(model=f"tiny-{PAINTED}", device="cpu", dtype="fp32", quality=9)
-CLIP = drawn_picture(62, 44, 38)
+CLIP = drawn_picture(62, 44, 70)
 
 
 def random_changes(seed, share=0.4, size=3.0):
@@ -168,6 +171,7 @@ def test_what_moves_exactly_is_painted_once():
         rng.normal(0, 30, pictures.shape).astype(np.float32),
         pictures / np.float32(127.5),
         np.full(4, 4),
+        8,
         RESTING,
     )
     sizes = {}
@@ -193,7 +197,9 @@ def test_what_moves_exactly_is_painted_once():
 def test_where_the_decoder_is_right_nothing_is_painted():
     rng = np.random.default_rng(0)
     pictures = np.repeat(rng.uniform(-1, 1, (1, 3, SIDE * ROWS, SIDE * COLUMNS)).astype(np.float32), 4, 0)
-    lacking = Lacking(rng.normal(0, 2, pictures.shape).astype(np.float32), pictures, np.full(4, 4), RESTING)
+    lacking = Lacking(
+        rng.normal(0, 2, pictures.shape).astype(np.float32), pictures, np.full(4, 4), 8, RESTING
+    )
     coder = PaintedDetailCoder(70)
     data, _ = coder.encode(
         Memory.empty(ROWS, COLUMNS), [STILL] * 4, DetailChooser(coder, lacking, [STILL] * 4).choose
@@ -209,7 +215,7 @@ def test_what_differs_within_a_group_is_not_painted():
     for spread in (0, 3 * 64 * 40**2):
         apart = np.full(RESTING.shape, spread, np.float32)
         lacking = Lacking(
-            rng.normal(0, 30, pictures.shape).astype(np.float32), pictures, np.full(4, 4), apart
+            rng.normal(0, 30, pictures.shape).astype(np.float32), pictures, np.full(4, 4), 8, apart
         )
         chooser = DetailChooser(coder, lacking, [STILL] * 4)
         _, memories = coder.encode(Memory.empty(ROWS, COLUMNS), [STILL] * 4, chooser.choose)
@@ -289,6 +295,38 @@ def test_what_is_covered_is_seen_little():
     assert known.cover([replace(memory, shown=np.ones((ROWS, COLUMNS), bool))])
     assert known.seen.shape == (1, ROWS, COLUMNS)
     assert np.allclose(known.seen[0], [[1 / 256] * 4 + [1 / 4, 3 / 4] + [1] * 3])
+
+
+def test_what_is_remembered_hides_where_it_is_still_right():
+    rng = np.random.default_rng(0)
+    planes = rng.integers(-900, 900, (3, SIDE * ROWS, SIDE * COLUMNS)).astype(np.int16)
+    opaque = np.zeros(planes.shape[1:], bool)
+    opaque[:, :48] = True
+    memory = Memory(planes, np.ones((ROWS, COLUMNS), bool), opaque)
+    now = turned(planes[None] / 16, COLOURS.T) / np.float32(127.5)
+    now[..., :8] *= -1
+    beginning = Scene(Wanted(now, None, None), None)
+    beginning.remember(memory, 48, 2000.0)
+    assert beginning.seen is None  # until it is tried
+    assert np.allclose(beginning.seen_if_linked[0, 0], [3 / 4, 1 / 4, *[1 / 256] * 3, 1 / 4, 3 / 4, 1, 1])
+    field = np.full((2, 2, 3), 9, np.int32)
+    assert (beginning.exactly(0, field, 0.005) == [0, 9, 9]).all()  # by blocks of four times four positions
+
+
+def test_a_page_at_rest_is_painted_in_one_period_and_not_in_the_next(tmp_path):
+    """By the default model: what a random one decodes is no page."""
+    write_lossless(tmp_path / "page.mkv", page(53, 96, 64))
+    encode_file(tmp_path / "page.mkv", tmp_path / "page.cvl", EncodeOptions(device="cpu", quality=8))
+    details, others = [], []
+    with open_cvl(tmp_path / "page.cvl") as cvl:
+        for number in range(4):
+            detail, rest = cut(cut(cvl.read_chunk(number).symbols)[1])
+            details.append(len(detail))
+            others.append(cut(rest)[1])
+    assert others[3][0] == LINKED
+    assert details[0] > 1000
+    assert max(details[1:]) < 40, details
+    assert len(others[3]) < 200
 
 
 def test_the_frames_beside_show_what_is_opaque():

@@ -89,6 +89,18 @@ def test_a_mirror_that_learnt_of_a_chunk_lacks_what_one_that_decoded_it_does(ref
     assert np.array_equal(resumed.of(chunks[2]).lacking(chunks[2].latents).pictures, expected[2])
 
 
+def test_the_mirror_tells_how_many_latent_frames_follow(refined):
+    period = refined.spec.period
+    chunk = encode(refined, CLIP)[0]
+    for frames, latents in ((1, 1), (13, 4), (29, 8), (33, 9)):  # so many frames, so many latent frames
+        so_far = replace(chunk, frames=range(frames))
+        of_period = -latents % period
+        expected = {None: of_period, 100: of_period, 33: min(of_period, 9 - latents), frames: 0}
+        expected[frames - 1] = of_period  # it was said wrongly
+        for known, following in expected.items():
+            assert Mirror(refined, 50, num_frames=known).following(so_far) == following, (frames, known)
+
+
 @pytest.mark.parametrize("frames", [1, 2, 4, 5, 13, 14, 17])
 @pytest.mark.parametrize("size", [(16, 16), (17, 23), (64, 40)])
 def test_every_number_of_frames_and_every_size_comes_back(refined, frames, size):
