@@ -277,6 +277,11 @@ def in_blocks(picture: np.ndarray) -> np.ndarray:
     return picture.reshape(c, h // SIDE, SIDE, w // SIDE, SIDE).transpose(1, 3, 0, 2, 4)
 
 
+def over_pixels(blocks: np.ndarray) -> np.ndarray:
+    """What is said of blocks (rows, columns), of each of their pixels: (H, W)."""
+    return blocks.repeat(SIDE, 0).repeat(SIDE, 1)
+
+
 def from_blocks(blocks: np.ndarray) -> np.ndarray:
     """(rows, columns, 3, 8, 8) → (3, H, W)."""
     rows, columns, c = blocks.shape[:3]

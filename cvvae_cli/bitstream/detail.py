@@ -30,6 +30,7 @@ from cvvae_cli.bitstream.cosines import (
     coded,
     flags,
     in_blocks,
+    over_pixels,
     planned,
     turned,
 )
@@ -130,7 +131,7 @@ class Memory:
 
     def covering(self) -> np.ndarray:
         """Where those stand in place of what is decoded: bool (H, W)."""
-        covering: np.ndarray = self.opaque & self.shown.repeat(SIDE, 0).repeat(SIDE, 1)
+        covering: np.ndarray = self.opaque & over_pixels(self.shown)
         return covering
 
 
@@ -271,7 +272,7 @@ def cleared(memory: Memory, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Copies of the picture and of what is opaque, without that in some blocks (rows, columns)."""
     picture, opaque = memory.picture.copy(), memory.opaque.copy()
     if opaque.any():
-        of_those = opaque & blocks.repeat(SIDE, 0).repeat(SIDE, 1)
+        of_those = opaque & over_pixels(blocks)
         picture[:, of_those] = 0
         opaque[of_those] = False
     return picture, opaque

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cvvae_cli.bitstream.cosine_choice import Worth, best_cosines, cosines_of, price_of, worth_adding
-from cvvae_cli.bitstream.cosines import COLOURS, PLANES, SIDE, from_blocks, in_blocks, turned
+from cvvae_cli.bitstream.cosines import COLOURS, PLANES, SIDE, from_blocks, in_blocks, over_pixels, turned
 from cvvae_cli.bitstream.detail import (
     FIRST_PAINTED,
     Change,
@@ -153,7 +153,7 @@ class DetailChooser:
 
 def blocks_followed(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Values of blocks (rows, columns) as the middles of blocks see them that moved by vectors."""
-    moved = followed(values.repeat(SIDE, 0).repeat(SIDE, 1)[None], vectors)
+    moved = followed(over_pixels(values)[None], vectors)
     return moved[0, SIDE // 2 :: SIDE, SIDE // 2 :: SIDE]
 
 

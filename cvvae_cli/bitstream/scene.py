@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvvae_cli.bitstream.cosines import COLOURS, SIDE, in_blocks, turned
+from cvvae_cli.bitstream.cosines import COLOURS, SIDE, in_blocks, over_pixels, turned
 from cvvae_cli.bitstream.detail import Memory
 from cvvae_cli.bitstream.vectors import BLOCK, LARGEST, Finder, search
 from cvvae_cli.flow.align import LUMA_WEIGHTS
@@ -64,11 +64,13 @@ class Scene:
     def remember(self, memory: Memory, frames: int, price: float) -> None:
         """What would hide symbols if the period that begins, of so many frames, went on from that before it,
         whose first latent frame left a memory: what is opaque of it, where it is still right."""
-        true = turned(self.wanted.now[:1], COLOURS)[0] * np.float32(LEVELS)
         opaque = memory.covering()
+        if not opaque.any():
+            return
+        true = turned(self.wanted.now[:1], COLOURS)[0] * np.float32(LEVELS)
         errors = opaque * (true - memory.picture * np.float32(0.5**DETAIL_BITS)) ** 2
         is_right = frames * in_blocks(errors).sum((2, 3, 4)) < ANEW_BITS * price
-        self.seen_if_linked = seen_past((opaque & is_right.repeat(SIDE, 0).repeat(SIDE, 1))[None])
+        self.seen_if_linked = seen_past((opaque & over_pixels(is_right))[None])
 
 
 def exact(

@@ -14,7 +14,7 @@ from torch.nn import functional
 from cvvae_cli.engine.base import to_device
 from cvvae_cli.engine.plan import EVERYTHING
 from cvvae_cli.flow.field import GROUP
-from cvvae_cli.types import DETAIL_BITS, LEVELS, Detail, Lacking, LatentChunk, Wanted
+from cvvae_cli.types import DETAIL_BITS, LEVELS, Detail, Lacking, LatentChunk, Progress, Wanted
 
 if TYPE_CHECKING:
     from cvvae_cli.engine.stream import Decoding, Engine
@@ -60,9 +60,8 @@ class Mirror:
         spec = self.engine.spec
         so_far = spec.geometry.num_latents(chunk.frames.stop)
         of_period = -so_far % spec.period
-        if self.num_frames is None or self.num_frames < chunk.frames.stop:
-            return of_period
-        return min(of_period, spec.geometry.num_latents(self.num_frames) - so_far)
+        total = Progress(chunk.frames.stop, self.num_frames).believed_total
+        return of_period if total is None else min(of_period, spec.geometry.num_latents(total) - so_far)
 
     @torch.inference_mode()
     def means(self, chunk: LatentChunk, *, refines: bool = True) -> np.ndarray:
@@ -218,18 +217,20 @@ def counts(frames: range) -> np.ndarray:
 
 def means(video: Tensor, parts: list[slice]) -> Tensor:
     """Of the parts of groups of four frames (1, 3, 4n, H, W), as many as there are: float32 (t, 3, H, W)."""
-    groups = torch.split(video[0], GROUP, 1)
-    seen = [group[:, part].float().clamp(-1, 1).mean(1) for group, part in zip(groups, parts, strict=False)]
-    return torch.stack(seen)
+    return torch.stack([seen.mean(1) for seen in seen_of(video, parts)])
 
 
 def spreads(video: Tensor, parts: list[slice]) -> Tensor:
     """Of the same groups, by how much a frame differs from the mean: sums of squares over blocks of 8x8
     pixels and all colours, (t, rows, columns)."""
-    groups = torch.split(video[0], GROUP, 1)
-    seen = [group[:, part].float().clamp(-1, 1) for group, part in zip(groups, parts, strict=False)]
-    squares = torch.stack([each.var(1, unbiased=False).sum(0) for each in seen])
+    squares = torch.stack([seen.var(1, unbiased=False).sum(0) for seen in seen_of(video, parts)])
     return functional.avg_pool2d(squares[:, None], BLOCK)[:, 0] * BLOCK**2
+
+
+def seen_of(video: Tensor, parts: list[slice]) -> Iterator[Tensor]:
+    """The parts themselves, as they are shown: float32 (3, n, H, W) in [-1, 1]."""
+    for group, part in zip(torch.split(video[0], GROUP, 1), parts, strict=False):
+        yield group[:, part].float().clamp(-1, 1)
 
 
 def added(video: Tensor, detail: Detail, groups: slice) -> Tensor:

@@ -398,6 +398,7 @@ def test_symbols_that_nobody_sees_take_few_bits(drawn, monkeypatch, tmp_path):
     """The file of an encoder that does not know what is covered takes more for no better frames."""
     monkeypatch.setattr(scene.Scene, "cover", lambda self, memories: False)
     encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", OPTIONS)
+    assert drawn.stat().st_size < (tmp_path / "plain.cvl").stat().st_size
     own, plain = (sum(symbol_bytes(path)) for path in (drawn, tmp_path / "plain.cvl"))
     assert own < 0.95 * plain
     worse = psnr(CLIP, frames_of(tmp_path / "plain.cvl")).mean() - psnr(CLIP, frames_of(drawn)).mean()
