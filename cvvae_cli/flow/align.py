@@ -28,12 +28,12 @@ from cvvae_cli.flow.refinement import WORTHLESS, estimated_bits, thinned
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 AREA = 8  # pixels in each direction whose errors count together
 STRIDE = 2  # of the pixels by which is judged what does not come back
-# What alignment gives, fitted to rates of training clips with it and without (weights/README.md, compact-8):
-GAIN = 0.49  # logarithm of bits for every halving of what frames differ by
-LEAST_GAIN = 0.1  # halvings, below which it is not worth it
-LOSS = 0.3  # logarithm of bits for every doubling of the error
-CODED = 100.0  # squared levels: about that error without what alignment adds
-RATE = 0.02  # bits per pixel, beside which those of fields count
+# What alignment gives, fitted to rates of training and drawn clips with it and without (weights/README.md):
+CALM, TEXTURED = 0.25, 0.12  # bits of a group beside those of what differs: of any, and for every doubling
+RATE = 0.18  # bits per pixel for a doubling
+CODED = 20.0  # squared levels: about the error of what is flat, twice that for every doubling of texture
+LOSS = 0.45  # logarithm of bits for every doubling of that error
+LEAST_GAIN = 0.08  # logarithm of bits, below which it is not worth it
 UNFILLED = 0.4  # of an error outside of the reference, that is left where it is filled (flow/border.py)
 
 
@@ -50,14 +50,13 @@ def align(
     """
     groups = in_groups(video)
     luma = brightness(groups)
-    before = unlike_reference(luma)
     fields = np.zeros((len(groups), len(OTHERS), 2, *field_size(*luma.shape[2:])), np.int16)
-    moves = (before > LEAST_GAIN).cpu().numpy()
+    moves = (gained(textured(luma), unlike_reference(luma), 0.0) > LEAST_GAIN).cpu().numpy()
     if not moves.any():
         return video, fields
     fields[moves] = find(luma[moves], worthless)
     aligned, unseen = onto_reference(groups, fields)
-    is_worth_it = worth(luma, before, brightness(aligned), fields, is_filled=is_filled) > 0
+    is_worth_it = worth(luma, brightness(aligned), fields, is_filled=is_filled) > 0
     fields[~is_worth_it] = 0
     keeps = torch.from_numpy(is_worth_it).to(groups.device).view(-1, 1, 1, 1, 1)
     aligned = torch.lerp(aligned, groups[:, :, REFERENCE : REFERENCE + 1], unseen)  # which takes no bits
@@ -110,21 +109,42 @@ def brightness(groups: Tensor) -> Tensor:
     return (groups.float() * weights).sum(1).add_(1).mul_(127.5)
 
 
-def unlike_reference(luma: Tensor) -> Tensor:
-    """How far the other frames of groups (N, 4, H, W) are from the reference, in doublings: (N,)."""
-    errors = (luma[:, list(OTHERS)] - luma[:, REFERENCE : REFERENCE + 1]).square_().mean(1, keepdim=True)
-    return torch.log2(1 + functional.avg_pool2d(errors, AREA, ceil_mode=True) / VISIBLE).mean((1, 2, 3))
-
-
-def worth(
-    luma: Tensor, before: Tensor, aligned: Tensor, fields: np.ndarray, *, is_filled: bool = False
-) -> np.ndarray:
-    """By how much groups take fewer bits aligned, (N,), as a logarithm: of frames that are more alike,
-    less the bits of fields and what is lost where content does not come back.
+def worth(luma: Tensor, aligned: Tensor, fields: np.ndarray, *, is_filled: bool = False) -> np.ndarray:
+    """By how much groups (N, 4, H, W) take fewer bits aligned, (N,), as a logarithm: for frames that are more
+    alike, less the bits of fields and what is lost where content does not come back.
 
     With `is_filled` only a part is lost of what the reference does not show.
     """
-    lost = torch.zeros(len(luma), device=luma.device)
+    texture, before, after = textured(luma), unlike_reference(luma), unlike_reference(aligned)
+    pixels = luma[0].numel()
+    rates = luma.new_tensor([estimated_bits(field) / pixels for field in fields])
+    lost = not_coming_back(luma, aligned, fields, is_filled=is_filled) / (CODED * torch.exp2(texture))
+    total = gained(texture, before, after + rates / RATE) - LOSS * torch.log2(1 + lost) - LEAST_GAIN
+    found: np.ndarray = total.cpu().numpy()
+    return found
+
+
+def gained(texture: Tensor, before: Tensor, after: Tensor | float) -> Tensor:
+    """By how much groups take fewer bits if what differs in them falls, in doublings (N,): a logarithm."""
+    beside = CALM + TEXTURED * texture
+    return torch.log((beside + before) / (beside + after))
+
+
+def unlike_reference(luma: Tensor) -> Tensor:
+    """How far the other frames of groups (N, 4, H, W) are from the reference, in doublings: (N,)."""
+    return doublings(in_areas((luma[:, list(OTHERS)] - luma[:, REFERENCE : REFERENCE + 1]).square_()))
+
+
+def textured(luma: Tensor) -> Tensor:
+    """How far the references of groups (N, 4, H, W) are from flat, in doublings: (N,)."""
+    reference = luma[:, REFERENCE : REFERENCE + 1]
+    return doublings((in_areas(reference.square()) - in_areas(reference).square_()).clamp_(min=0))
+
+
+def not_coming_back(luma: Tensor, aligned: Tensor, fields: np.ndarray, *, is_filled: bool = False) -> Tensor:
+    """By how many squared levels frames of groups (N, 4, H, W), aligned and moved back, differ from what they
+    were: (N,). `is_filled` as in `worth`."""
+    lost = luma.new_zeros(len(luma))
     for other, moves, vectors in moving(fields, luma.device):
         flow = dense(vectors, *luma.shape[2:])[:, :, ::STRIDE, ::STRIDE]
         there = moved(aligned[moves, other : other + 1], flow, stride=STRIDE)[:, 0]
@@ -133,11 +153,17 @@ def worth(
             is_outside = outside(*led_to(flow, STRIDE), (luma.shape[2], luma.shape[3])) > 0
             errors = torch.where(is_outside, UNFILLED * errors, errors)
         lost[moves] += errors.mean((1, 2)) / GROUP
-    gain = GAIN * (before - unlike_reference(aligned)) - LOSS * torch.log2(1 + lost / CODED)
-    bits = np.array([estimated_bits(field) for field in fields])
-    rate = bits / (GROUP * luma.shape[2] * luma.shape[3])
-    total: np.ndarray = gain.cpu().numpy() - rate / RATE - LEAST_GAIN * GAIN
-    return total
+    return lost
+
+
+def in_areas(values: Tensor) -> Tensor:
+    """Means over AREA pixels each way, of (N, n, H, W)."""
+    return functional.avg_pool2d(values, AREA, ceil_mode=True)
+
+
+def doublings(squares: Tensor) -> Tensor:
+    """Of squared levels in areas (N, n, rows, columns), how far they are from none: means (N,)."""
+    return torch.log2(1 + squares / VISIBLE).mean((1, 2, 3))
 
 
 def moving(fields: np.ndarray, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor]]:
