@@ -223,7 +223,10 @@ def means(video: Tensor, parts: list[slice]) -> Tensor:
 def spreads(video: Tensor, parts: list[slice]) -> Tensor:
     """Of the same groups, by how much a frame differs from the mean: sums of squares over blocks of 8x8
     pixels and all colours, (t, rows, columns)."""
-    squares = torch.stack([seen.var(1, unbiased=False).sum(0) for seen in seen_of(video, parts)])
+    squares = torch.stack(
+        # not torch.var, which takes twenty times as long
+        [(seen - seen.mean(1, keepdim=True)).square_().mean(1).sum(0) for seen in seen_of(video, parts)]
+    )
     return functional.avg_pool2d(squares[:, None], BLOCK)[:, 0] * BLOCK**2
 
 
