@@ -52,7 +52,10 @@ def curves(rows: Sequence[Row], clip: str) -> dict[str, Curve]:
 
 
 def differences(rows: Sequence[Row], reference: str) -> list[dict[str, Any]]:
-    """For every model but the reference: BD-rate (a share) and BD-PSNR (dB) of each clip, and their means."""
+    """For every model but the reference: BD-rate (a share) and BD-PSNR (dB) of each clip, and their means.
+
+    Left out are clips without two points of finite PSNR: that of a frame equal to its source has no bound.
+    """
     per_clip = {clip: curves(rows, clip) for clip in dict.fromkeys(row["clip"] for row in rows)}
     models = dict.fromkeys(model for found in per_clip.values() for model in found if model != reference)
     result = []
@@ -69,6 +72,7 @@ def differences(rows: Sequence[Row], reference: str) -> list[dict[str, Any]]:
                 "bd_psnr_db": mean_of(qualities),
                 "bd_rate_of_clips": rates,
                 "bd_psnr_db_of_clips": qualities,
+                "clips_left_out": [clip for clip in per_clip if clip not in rates],
             }
         )
     return result

@@ -188,6 +188,9 @@ def show(summary: dict[str, Any], heads: list[str], cells: list[list[str]]) -> N
         means = f"BD-rate {rate:+.1%}" + ("" if quality is None else f", BD-PSNR {quality:+.2f} dB")
         text = f"{row['model']} against {summary['reference']}: {means} ({clips})"
         console.out.print(text, markup=False, soft_wrap=True)
+        if row["clips_left_out"]:
+            text = f"left out: {', '.join(row['clips_left_out'])} (no two settings with a finite PSNR)"
+            console.out.print(text, markup=False, soft_wrap=True)
 
 
 def judge(results: Results, *, keep_going: bool) -> None:

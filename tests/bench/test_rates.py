@@ -4,8 +4,32 @@ import numpy as np
 import pytest
 
 from cvvae_cli.bench.rates import at_quality, bd_quality, bd_rate
+from cvvae_cli.bench.summary import summarize
 
 CURVE = [(0.01, 28.0), (0.02, 31.0), (0.05, 35.0), (0.1, 38.0)]
+
+
+def test_a_clip_with_a_frame_equal_to_its_source_is_named_and_left_out():
+    def row(clip: str, model: str, quality: int, psnr_db: float | None) -> dict[str, object]:
+        rate = 0.01 * quality * (2 if model == "ours" else 1)
+        return {
+            "clip": clip,
+            "model": model,
+            "quality": quality,
+            "frames": 9,
+            "bits_per_pixel": rate,
+            "psnr_db": psnr_db,
+        }
+
+    rows = [row("lawn", model, n, 30 + n) for model in ("ours", "x264") for n in (1, 2, 3)]
+    rows += [
+        row("black", model, n, 30 + n if model == "ours" else None)
+        for model in ("ours", "x264")
+        for n in (1, 2)
+    ]
+    (found,) = summarize(rows, "x264")["bd"]
+    assert found["bd_rate"] == pytest.approx(1.0)
+    assert found["clips_left_out"] == ["black"]
 
 
 def test_a_curve_is_as_good_as_itself():
