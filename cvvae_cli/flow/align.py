@@ -29,11 +29,11 @@ LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 AREA = 8  # pixels in each direction whose errors count together
 STRIDE = 2  # of the pixels by which is judged what does not come back
 # What alignment gives, fitted to rates of training and drawn clips with it and without (weights/README.md):
-CALM, TEXTURED = 0.25, 0.12  # bits of a group beside those of what differs: of any, and for every doubling
+CALM, TEXTURED = 0.1, 0.3  # bits of a group beside those of what differs: of any, and for every doubling
 RATE = 0.18  # bits per pixel for a doubling
 CODED = 20.0  # squared levels: about the error of what is flat, twice that for every doubling of texture
-LOSS = 0.45  # logarithm of bits for every doubling of that error
-LEAST_GAIN = 0.08  # logarithm of bits, below which it is not worth it
+LOSS = 0.3  # logarithm of bits for every doubling of that error
+LEAST_GAIN = 0.12  # logarithm of bits, below which it is not worth it
 UNFILLED = 0.4  # of an error outside of the reference, that is left where it is filled (flow/border.py)
 
 
