@@ -205,6 +205,24 @@ def test_a_group_that_gains_nothing_stays_as_it_is():
     assert torch.equal(aligned[:, :, :4], noise)
 
 
+def test_what_moves_before_flat_ground_is_aligned_though_it_is_small():
+    group = torch.full((1, 3, 4, 160, 256), 0.2)
+    for number in range(4):
+        group[:, :, number, 56:88, 64 + 5 * number : 96 + 5 * number] = texture(32, 32)
+    aligned, fields = align.align(group)
+    assert fields.any()
+    assert psnr(aligned[:, :, 0], group[:, :, 2]) > psnr(group[:, :, 0], group[:, :, 2]) + 5
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_group_with_a_cut_stays_as_it_is(cut):
+    shot = panning((0, 0, 0, 0))
+    group = torch.cat([shot[:, :, :cut], -shot[:, :, cut:].flip(3)], 2)
+    aligned, fields = align.align(group)
+    assert not fields.any()
+    assert torch.equal(aligned, group)
+
+
 def test_bits_of_fields_are_estimated_near_what_they_take():
     _, fields = align.align(panning((0, 2, 7, 9), 240, 320))
     flow = FlowCoder(flow_frequencies([fields]))
