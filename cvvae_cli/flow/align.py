@@ -51,12 +51,13 @@ def align(
     groups = in_groups(video)
     luma = brightness(groups)
     fields = np.zeros((len(groups), len(OTHERS), 2, *field_size(*luma.shape[2:])), np.int16)
-    moves = (gained(textured(luma), unlike_reference(luma), 0.0) > LEAST_GAIN).cpu().numpy()
+    texture, before = textured(luma), unlike_reference(luma)
+    moves = (gained(texture, before, 0.0) > LEAST_GAIN).cpu().numpy()
     if not moves.any():
         return video, fields
     fields[moves] = find(luma[moves], worthless)
     aligned, unseen = onto_reference(groups, fields)
-    is_worth_it = worth(luma, brightness(aligned), fields, is_filled=is_filled) > 0
+    is_worth_it = worth(luma, texture, before, brightness(aligned), fields, is_filled=is_filled) > 0
     fields[~is_worth_it] = 0
     keeps = torch.from_numpy(is_worth_it).to(groups.device).view(-1, 1, 1, 1, 1)
     aligned = torch.lerp(aligned, groups[:, :, REFERENCE : REFERENCE + 1], unseen)  # which takes no bits
@@ -109,17 +110,26 @@ def brightness(groups: Tensor) -> Tensor:
     return (groups.float() * weights).sum(1).add_(1).mul_(127.5)
 
 
-def worth(luma: Tensor, aligned: Tensor, fields: np.ndarray, *, is_filled: bool = False) -> np.ndarray:
+def worth(
+    luma: Tensor,
+    texture: Tensor,
+    before: Tensor,
+    aligned: Tensor,
+    fields: np.ndarray,
+    *,
+    is_filled: bool = False,
+) -> np.ndarray:
     """By how much groups (N, 4, H, W) take fewer bits aligned, (N,), as a logarithm: for frames that are more
     alike, less the bits of fields and what is lost where content does not come back.
 
-    With `is_filled` only a part is lost of what the reference does not show.
+    `texture` and `before` are what `textured` and `unlike_reference` say of `luma`. With `is_filled` only a
+    part is lost of what the reference does not show.
     """
-    texture, before, after = textured(luma), unlike_reference(luma), unlike_reference(aligned)
     pixels = luma[0].numel()
     rates = luma.new_tensor([estimated_bits(field) / pixels for field in fields])
     lost = not_coming_back(luma, aligned, fields, is_filled=is_filled) / (CODED * torch.exp2(texture))
-    total = gained(texture, before, after + rates / RATE) - LOSS * torch.log2(1 + lost) - LEAST_GAIN
+    after = unlike_reference(aligned) + rates / RATE
+    total = gained(texture, before, after) - LOSS * torch.log2(1 + lost) - LEAST_GAIN
     found: np.ndarray = total.cpu().numpy()
     return found
 

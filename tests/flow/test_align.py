@@ -246,5 +246,8 @@ def test_what_comes_from_the_groups_beside_is_not_lost():
     fields = np.zeros((1, 3, 2, 6, 8), np.int16)
     fields[0, :, 1] = np.array([-60, -30, 30])[:, None, None] * UNIT
     aligned = align.brightness(align.onto_reference(group, fields)[0])
-    lost, filled = (align.worth(luma, aligned, fields, is_filled=is_filled)[0] for is_filled in (False, True))
+    known = align.textured(luma), align.unlike_reference(luma)
+    lost, filled = (
+        align.worth(luma, *known, aligned, fields, is_filled=is_filled)[0] for is_filled in (False, True)
+    )
     assert filled > lost + 0.05
