@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from command import run_command
 from tiny import GOLDEN, PAINTED, REFINED, moving_picture, tiny_spec, write_lossless
 
 from cvvae_cli import store
@@ -24,7 +25,7 @@ from cvvae_cli.models.registry import Weights
 from cvvae_cli.train.config import DataSection, ScheduleSection, Stage, TrainConfig
 
 CPU = Placement(torch.device("cpu"), torch.float32)
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., CompletedProcess[str]]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -60,12 +61,8 @@ def refined(tiny: registry.ModelSpec) -> Engine:
 def cvvae(tmp_path: Path) -> Run:
     """Run the command in an empty folder; stdout and stderr apart, no terminal."""
 
-    def run(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cvvae_cli", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, input=stdin, timeout=300)
-        return subprocess.CompletedProcess(
-            command, done.returncode, done.stdout.decode(), done.stderr.decode()
-        )
+    def run(*arguments: object, stdin: bytes = b"") -> CompletedProcess[str]:
+        return run_command([*map(str, arguments)], tmp_path, stdin)
 
     return run
 
