@@ -68,7 +68,7 @@ from cvvae_cli.video.writer import (
 
 logger = logging.getLogger("cvvae")
 LEVELS_PER_QUALITY = 10  # headers count levels in tenths
-CHOICE = 15  # counts changes of which symbols encoding chooses: what was measured with others is stale
+CHOICE = 16  # counts changes of which symbols encoding chooses: what was measured with others is stale
 
 
 def encode_file(
@@ -198,7 +198,8 @@ class EncodeJob:
 
     def _write(self, chunk: LatentChunk) -> None:
         mirrored = self.mirror.of(chunk) if self.mirror else None
-        data = self.coder.encode(self.cvl.num_latents, chunk.latents, chunk.fields, mirrored)
+        number = self.cvl.num_latents
+        data = self.coder.encode(number, chunk.latents, chunk.fields, mirrored, chunk.borrowed)
         self.cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
 
     def _meet(self, chunk: LatentChunk) -> None:
@@ -215,6 +216,7 @@ class EncodeJob:
             self.video,
             first,
             worthless=self.worthless,
+            borrows=self.coder.borrows,
             keeps_means=self.mirror is not None,
             keeps_frames=self.mirror is not None and self.mirror.size is not None,
         )
@@ -234,7 +236,8 @@ class EncodeJob:
         header, chunks = self.cvl.header, self.point.chunks
         if chunks == 0:
             return 0
-        context = max(1, -(-header.context[0] // header.chunk))
+        needed = header.context[0] + self.coder.borrows  # of the latent frame before
+        context = max(1, -(-needed // header.chunk))
         first = max(0, chunks - context)
         self.video.start_at(
             header.geometry.frames_of(range(first * header.chunk, chunks * header.chunk)).start

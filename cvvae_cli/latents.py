@@ -15,7 +15,7 @@ from cvvae_cli.container.layout import Chunk
 from cvvae_cli.container.reader import CvlReader
 from cvvae_cli.errors import CorruptFileError, WeightsError
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
-from cvvae_cli.types import LatentChunk, WindowGeometry
+from cvvae_cli.types import Borrowed, LatentChunk, WindowGeometry
 
 
 def model_of(header: Header) -> tuple[ModelSpec, Weights]:
@@ -65,11 +65,13 @@ def decoded_chunks(
     channels = header.geometry.channels
     rows, columns = header.geometry.latent_size(*header.size)
 
-    def decoded(chunk: Chunk, latents: range) -> tuple[np.ndarray, np.ndarray | None, list[Memory] | None]:
+    def decoded(
+        chunk: Chunk, latents: range
+    ) -> tuple[np.ndarray, np.ndarray | None, Borrowed, list[Memory] | None]:
         shape = (channels, len(latents), rows, columns)
         fields = coder.decode_fields(chunk.symbols, shape)
         values = coder.decode(latents.start, chunk.symbols, shape, fields)
-        return values, fields, coder.decode_detail(latents.start, chunk.symbols, shape)
+        return values, fields, coder.borrowed, coder.decode_detail(latents.start, chunk.symbols, shape)
 
     *earlier, opening = openings(cvl, coder, chunks.start)
     for chunk in earlier:
@@ -78,7 +80,7 @@ def decoded_chunks(
     for number in range(first, chunks.stop):
         chunk = opening if number == first else cvl.read_chunk(number)
         latents = range(chunk.latents.start, min(chunk.latents.stop, stop))
-        values, fields, memories = decoded(chunk, latents)
+        values, fields, borrowed, memories = decoded(chunk, latents)
         if number in chunks:
             every = cvl.frames_of(number)
             frames = range(every.start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
@@ -87,6 +89,7 @@ def decoded_chunks(
                 frames,
                 np.array(chunk.pts[: len(frames)], np.int64),
                 fields,
+                borrowed,
                 detail=None if memories is None else detail_of(memories),
                 level=header.level,
                 corrections=coder.decode_corrections(chunk.symbols, values.shape, every),

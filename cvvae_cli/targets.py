@@ -23,7 +23,7 @@ from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.correction_choice import is_corrected
 from cvvae_cli.bitstream.corrections import CorrectionCoder
 from cvvae_cli.bitstream.detail import detail_of
-from cvvae_cli.bitstream.flow import FlowCoder, worthless
+from cvvae_cli.bitstream.flow import BorrowingFlowCoder, worthless
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Plan, ResidualCoder
 from cvvae_cli.bitstream.scene import LEAST_HIDDEN
@@ -205,8 +205,14 @@ def take_clips(video: FrameSource, engine: BaseEngine) -> tuple[list[FrameBatch]
 
 def encoded(clip: FrameBatch, engine: BaseEngine, error: float | None, *, details: bool = False) -> Sample:
     """With frames aligned where `error` is given: that for which no vector is coded."""
-    keeps_frames = details and ENTROPY_CODERS[engine.spec.coder].takes_corrections
-    chunks = engine.encode_stream([clip], worthless=error, keeps_means=details, keeps_frames=keeps_frames)
+    coder = ENTROPY_CODERS[engine.spec.coder]
+    chunks = engine.encode_stream(
+        [clip],
+        worthless=error,
+        borrows=coder.borrows,
+        keeps_means=details,
+        keeps_frames=details and coder.takes_corrections,
+    )
     return Sample(clip.rgb, tuple(chunks))
 
 
@@ -360,10 +366,10 @@ class Trial:
         """Of a latent frame but the first, which stands for one frame; at the level they were aligned for."""
         if not ENTROPY_CODERS[self.engine.spec.coder].takes_fields:
             return 0.0
-        flow = FlowCoder.of_model(self.weights.arrays)
-        fields = [c.fields for sample in self.samples for c in sample.chunks if c.fields is not None]
-        moved = sum(len(flow.encode_fields(f)) for f in fields if f.any())
-        return 8 * moved / max(1, sum(map(len, fields)) - len(self.samples))
+        flow = BorrowingFlowCoder.of_model(self.weights.arrays)
+        both = [(c.fields, c.borrowed) for s in self.samples for c in s.chunks if c.fields is not None]
+        moved = sum(len(flow.encode_all(*each)) for each in both if each[1] or each[0].any())
+        return 8 * moved / max(1, sum(len(fields) for fields, _ in both) - len(self.samples))
 
     def _coder(self, level: int) -> ResidualCoder:
         kind = ENTROPY_CODERS[self.engine.spec.coder]

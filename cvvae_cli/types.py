@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -116,6 +116,11 @@ class FrameBatch:
         return len(self.rgb)
 
 
+Borrowed = dict[tuple[int, int], "np.ndarray"]
+"""What latent frames take from those beside them (flow/borrow.py): vectors int16 (2, rows, columns), by the
+latent frame's number in its chunk and the part of its fields."""
+
+
 @dataclass(frozen=True)
 class LatentChunk:
     """Consecutive latent frames and the video frames they stand for."""
@@ -124,6 +129,7 @@ class LatentChunk:
     frames: range  # of the video
     pts: np.ndarray  # int64, one of each frame
     fields: np.ndarray | None = None  # int16 (t, 3, 2, rows, columns), if frames may be aligned: flow/
+    borrowed: Borrowed = field(default_factory=dict)  # its own fields are zero
     means: np.ndarray | None = None  # float32 (t, 3, H, W) in [-1, 1]: of the frames of each, as encoded
     spreads: np.ndarray | None = None  # float32 (t, rows, columns): of those from it, squared, by blocks
     detail: Detail | None = None  # what pictures are given beside what is decoded

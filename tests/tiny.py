@@ -52,12 +52,18 @@ ACROSS = FILLED + 1  # and of the one whose refiner sees farther, and the chunk 
 JOINED = ACROSS + 1  # and of the one with a joiner
 CORRECTED = JOINED + 1  # and of the one whose frames are corrected
 PAINTED = CORRECTED + 1  # and of the one whose detail may be opaque
+BORROWING = PAINTED + 1  # and of the one whose frames may be those of the group beside
 FILES = {
     FILLED: REFINED,
     CORRECTED: JOINED,
     PAINTED: JOINED,
+    BORROWING: JOINED,
 }  # the number of the file of the weights, if it is another's
-LATER = {CORRECTED: "prior-8", PAINTED: "prior-9"}  # coders without a tiny model of their own integers
+LATER = {
+    CORRECTED: "prior-8",
+    PAINTED: "prior-9",
+    BORROWING: "prior-10",
+}  # coders without a tiny model of their own integers
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
     latent_channels=4, fine_channels=8, coarse_channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
@@ -69,7 +75,7 @@ def tiny_spec(number: int = 1) -> ModelSpec:
 
     The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner, tiny-10
     is tiny-9 that fills borders, tiny-11 fills them too and has another refiner, tiny-12 a joiner as well.
-    tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`.
+    tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`, tiny-15 with `prior-10`.
     """
     name, file = f"tiny-{number}", f"tiny-{FILES.get(number, number)}.safetensors"
     data = (GOLDEN / file).read_bytes()
@@ -369,6 +375,7 @@ GOLDENS = {
     "v1.0-detailed": {"model": "tiny-8", "quality": 8.5},
     "v1.0-corrected": {"model": f"tiny-{CORRECTED}", "quality": 8.5},
     "v1.0-painted": {"model": f"tiny-{PAINTED}", "quality": 8.5},
+    "v1.0-borrowing": {"model": f"tiny-{BORROWING}", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
@@ -383,16 +390,21 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     from cvvae_cli.options import EncodeOptions
 
     refinement.WORTHLESS, align.LEAST_GAIN = 1.0, -0.1  # so that fields hold something in all their parts
-    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in range(1, PAINTED + 1)})
+    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in range(1, BORROWING + 1)})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
     source = GOLDEN / "source.mkv"
     for name in names:
         options = GOLDENS[name]
         # so that not all is shown, nor corrected, however bad the network
         kind = name.removeprefix("v1.0-")
-        prices = {"corrected": 2000.0, "painted": 5000.0}
+        prices = {"corrected": 2000.0, "painted": 5000.0, "borrowing": 5000.0}
         cosine_choice.LAST_PRICE = prices.get(kind, cosine_choice.FIRST_PRICE)
-        write_golden_source(source, is_slow=kind in ("linked", "detailed"), is_drawn=kind == "painted")
+        write_golden_source(
+            source,
+            is_slow=kind in ("linked", "detailed"),
+            is_drawn=kind in ("painted", "borrowing"),
+            changes=(10, 16, 23) if kind == "borrowing" else None,
+        )
         golden = GOLDEN / f"{name}.cvl"
         codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))
         with open_cvl(golden) as cvl:
@@ -411,7 +423,9 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
         source.unlink()
 
 
-def write_golden_source(path: Path, *, is_slow: bool = False, is_drawn: bool = False) -> None:
+def write_golden_source(
+    path: Path, *, is_slow: bool = False, is_drawn: bool = False, changes: tuple[int, ...] | None = None
+) -> None:
     """38 frames that move, with a hard change, and sound; or 102 that are slow, the change late; or drawn."""
     frames, change = (102, 92) if is_slow else (38, 16)
     rgb = moving_picture(frames, 52, 34, seed=9)
@@ -419,7 +433,8 @@ def write_golden_source(path: Path, *, is_slow: bool = False, is_drawn: bool = F
         rgb = np.stack([np.roll(rgb[0], number // 40, axis=1) for number in range(frames)])
     if is_drawn:
         rgb = drawn_picture(frames, 52, 34)
-    rgb[change:] = 255 - rgb[change:]  # a change that only escapes can code
+    for start in changes or (change,):
+        rgb[start:] = 255 - rgb[start:]  # a change that only escapes can code
     with av.open(str(path), "w") as container:
         video = container.add_stream("ffv1", rate=25)
         video.width, video.height, video.pix_fmt = 52, 34, "bgr0"
@@ -436,5 +451,5 @@ def write_golden_source(path: Path, *, is_slow: bool = False, is_drawn: bool = F
 
 if __name__ == "__main__":
     make_goldens(
-        ["v1.0-painted"]
+        ["v1.0-borrowing"]
     )  # the weights of tiny-6, and so of those after it, are of make_prior_weights

@@ -214,3 +214,11 @@ class PaintedCoder(CorrectedCoder):
         if len(at[0]):
             self.try_others(residuals, at, np.zeros_like(residuals[at]), aims, guess, prices)
         return residuals
+
+
+class BorrowingCoder(PaintedCoder):
+    """`prior-10` of one quality level: `prior-9` beside which frames are taken from the group beside theirs
+    (flow/borrow.py)."""
+
+    name = "prior-10"
+    borrows = True

@@ -12,21 +12,21 @@ from typing import Protocol
 
 import numpy as np
 
-from cvvae_cli.bitstream.anchors import CorrectedCoder, DetailedCoder, PaintedCoder
+from cvvae_cli.bitstream.anchors import BorrowingCoder, CorrectedCoder, DetailedCoder, PaintedCoder
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.correction_choice import encode_left
 from cvvae_cli.bitstream.corrections import CorrectionCoder
 from cvvae_cli.bitstream.cosine_choice import price_of
 from cvvae_cli.bitstream.detail import Memory, detail_coder, detail_of
 from cvvae_cli.bitstream.detail_choice import encode_lacking
-from cvvae_cli.bitstream.flow import FlowCoder
+from cvvae_cli.bitstream.flow import BorrowingFlowCoder, FlowCoder
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Aligned, Past, Plan, shift
 from cvvae_cli.bitstream.scene import Scene
 from cvvae_cli.bitstream.vectors import CELL
 from cvvae_cli.errors import CorruptFileError, UnsupportedFormatError
 from cvvae_cli.flow.field import GROUP, OTHERS, field_size
-from cvvae_cli.types import Correction, Detail, Lacking, Wanted
+from cvvae_cli.types import Borrowed, Correction, Detail, Lacking, Wanted
 
 SIZE_BYTES = 3
 FRESH, LINKED = 0, 1  # how a period begins
@@ -66,9 +66,16 @@ class LatentCoder(Protocol):
     takes_fields: bool  # whether groups of frames may be aligned before they are encoded (cvvae_cli/flow)
     takes_detail: bool  # whether what pictures lack is coded beside them (bitstream/detail.py)
     takes_corrections: bool  # and whether what single frames lack is (bitstream/corrections.py)
+    borrows: bool  # whether frames may be taken from the group beside (flow/borrow.py)
+    borrowed: Borrowed  # what `decode_fields` found last
 
     def encode(
-        self, first_latent: int, latents: np.ndarray, fields: Fields = None, mirrored: Mirrored | None = None
+        self,
+        first_latent: int,
+        latents: np.ndarray,
+        fields: Fields = None,
+        mirrored: Mirrored | None = None,
+        borrowed: Borrowed | None = None,
     ) -> bytes:
         """float32 (C, t, h, w), and fields int16 (t, 3, 2, rows, columns) or None → bytes.
 
@@ -134,13 +141,20 @@ class QuantizedCoder:
     takes_fields = False
     takes_detail = False
     takes_corrections = False
+    borrows = False
 
     def __init__(self, quantizer: Quantizer, chunks: ChunkCoder) -> None:
         self.quantizer = quantizer
         self.chunks = chunks
+        self.borrowed: Borrowed = {}
 
     def encode(
-        self, first_latent: int, latents: np.ndarray, fields: Fields = None, mirrored: Mirrored | None = None
+        self,
+        first_latent: int,
+        latents: np.ndarray,
+        fields: Fields = None,
+        mirrored: Mirrored | None = None,
+        borrowed: Borrowed | None = None,
     ) -> bytes:
         return self.chunks.encode(first_latent, self.quantizer.scale(latents))
 
@@ -177,9 +191,14 @@ class CoderWithFields(QuantizedCoder):
         self.flow = flow
 
     def encode(
-        self, first_latent: int, latents: np.ndarray, fields: Fields = None, mirrored: Mirrored | None = None
+        self,
+        first_latent: int,
+        latents: np.ndarray,
+        fields: Fields = None,
+        mirrored: Mirrored | None = None,
+        borrowed: Borrowed | None = None,
     ) -> bytes:
-        moved = b"" if fields is None or not fields.any() else self.flow.encode_fields(fields)
+        moved = b"" if fields is None else self._coded_fields(fields, borrowed or {})
         aligned = None if fields is None else which_aligned(fields)
         return sized(moved) + self._encode(first_latent, self.quantizer.scale(latents), aligned, mirrored)
 
@@ -191,9 +210,10 @@ class CoderWithFields(QuantizedCoder):
     def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray:
         moved, _ = cut(data)
         places = (shape[1], *field_size(*(CELL * n for n in shape[2:])))
+        self.borrowed = {}
         if not moved:
             return np.zeros((places[0], len(OTHERS), 2, *places[1:]), np.int16)
-        return self.flow.decode_fields(moved, places)
+        return self._fields_of(moved, places)
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:
         return self.chunks.is_fresh(first_latent, self._symbols_of(data))
@@ -203,6 +223,14 @@ class CoderWithFields(QuantizedCoder):
         aligned = which_aligned(self.decode_fields(data, shape))
         bits = self.chunks.measure(first_latent, symbols, in_time(shape), aligned)
         return bits + 8 * (len(data) - len(symbols)) / shape[0]
+
+    def _coded_fields(self, fields: np.ndarray, borrowed: Borrowed) -> bytes:
+        """Nothing if no group is aligned."""
+        return self.flow.encode_fields(fields) if fields.any() else b""
+
+    def _fields_of(self, data: bytes, places: tuple[int, int, int]) -> np.ndarray:
+        """What is coded of some, of so many latent frames, rows and columns."""
+        return self.flow.decode_fields(data, places)
 
     def _encode(
         self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
@@ -352,6 +380,25 @@ class CoderWithPainting(CoderWithCorrections):
             return found
         plan = self.chunks.again(first_latent, scaled, aligned)
         return super()._detailed(first_latent, scaled, aligned, plan, mirrored)
+
+
+class CoderWithBorrowing(CoderWithPainting):
+    """Codes the same, and what frames are taken from the group beside among the fields."""
+
+    borrows = True
+
+    def __init__(
+        self, quantizer: Quantizer, coder: BorrowingCoder, period: int, flow: BorrowingFlowCoder
+    ) -> None:
+        super().__init__(quantizer, coder, period, flow)
+        self.borrowing = flow
+
+    def _coded_fields(self, fields: np.ndarray, borrowed: Borrowed) -> bytes:
+        return self.borrowing.encode_all(fields, borrowed) if borrowed or fields.any() else b""
+
+    def _fields_of(self, data: bytes, places: tuple[int, int, int]) -> np.ndarray:
+        fields, self.borrowed = self.borrowing.decode_all(data, places)
+        return fields
 
 
 def told_by(frames: range) -> range:
@@ -507,6 +554,8 @@ def coder_of(
         )
     coder = kind.of_model(tensors, level, device)
     quantizer = Quantizer(*gain_and_step, coder.symbol_bits)
+    if isinstance(coder, BorrowingCoder):
+        return CoderWithBorrowing(quantizer, coder, period, BorrowingFlowCoder.of_model(tensors))
     if isinstance(coder, PaintedCoder):
         return CoderWithPainting(quantizer, coder, period, FlowCoder.of_model(tensors))
     if isinstance(coder, CorrectedCoder):

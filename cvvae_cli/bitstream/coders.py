@@ -13,6 +13,7 @@ import numpy as np
 from cvvae_cli.bitstream.anchors import (
     AlignedCoder,
     AnchoredCoder,
+    BorrowingCoder,
     CorrectedCoder,
     DetailedCoder,
     LinkedCoder,
@@ -114,4 +115,5 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-7": DetailedCoder,
     "prior-8": CorrectedCoder,
     "prior-9": PaintedCoder,
+    "prior-10": BorrowingCoder,
 }

@@ -17,6 +17,7 @@ from cvvae_cli.errors import ConfigError, CorruptFileError
 
 if TYPE_CHECKING:
     from cvvae_cli.bitstream.chunk import Mirrored
+    from cvvae_cli.types import Borrowed
 
 PLANE_HEAD = struct.Struct("<BI")  # kind, bytes
 RAW, DEFLATED = 0, 1
@@ -63,9 +64,11 @@ class ExactCoder:
     takes_fields = False
     takes_detail = False
     takes_corrections = False
+    borrows = False
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
+        self.borrowed: Borrowed = {}
 
     def encode(
         self,
@@ -73,6 +76,7 @@ class ExactCoder:
         latents: np.ndarray,
         fields: np.ndarray | None = None,
         mirrored: Mirrored | None = None,
+        borrowed: Borrowed | None = None,
     ) -> bytes:
         """float32 (C, t, h, w) → bytes."""
         return pack_words(to_words(latents, self.dtype))

@@ -211,6 +211,7 @@ class ResidualCoder(TableCoder, ABC):
     takes_detail = False  # whether what pictures lack is coded beside them (bitstream/detail.py)
     paints = False  # and whether that may stand in place of what is decoded
     takes_corrections = False  # and whether what single frames lack is (bitstream/corrections.py)
+    borrows = False  # whether frames may be taken from the group beside theirs (flow/borrow.py)
     links = False  # whether a period may begin from the first latent frame of the period before
     symbol_bits = 0  # after the point of a symbol, in cells of the quantiser
 

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from cvvae_cli.engine.mirror import in_network_units
 from cvvae_cli.flow.border import Across, Size, filled, followed_across, joined, loses
-from cvvae_cli.flow.field import GROUP, OTHERS, REFERENCE, UNIT, dense, moved
+from cvvae_cli.flow.field import FIRST, GROUP, LAST, OTHERS, REFERENCE, UNIT, dense, moved
 from cvvae_cli.types import Detail, LatentChunk
-
-AFTER = len(OTHERS) - 1  # the part of the fields for the frame after the reference, the last of a group
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class Group:
     fields: np.ndarray  # int16 (3, 2, rows, columns)
     first: Tensor  # (1, 3, H, W)
     last: Tensor
+    borrowed: tuple[int, ...]  # parts of the fields whose frames the group beside shows
     is_painted: bool = False  # whether opaque detail stands where it is to stand
 
 
@@ -58,7 +57,8 @@ class Borders:
                 for number, video in enumerate(torch.split(piece, GROUP, 2), at):
                     # not to hold what lies between
                     before, after = (video[:, :, end].clone() for end in (0, -1))
-                    self._groups[first + number] = Group(chunk.fields[number], before, after)
+                    borrowed = tuple(part for latent, part in chunk.borrowed if latent == number)
+                    self._groups[first + number] = Group(chunk.fields[number], before, after, borrowed)
             yield at, piece
 
     def paint(self, chunk: LatentChunk, first: int) -> None:
@@ -100,13 +100,13 @@ class Borders:
         return across.last, way, across.belief
 
     def _across_to(self, number: int) -> Across | None:
-        """To a group from the one before it, if both are at hand."""
+        """To a group from the one before it, if both are at hand and no cut is between."""
         before, after = self._groups.get(number - 1), self._groups.get(number)
-        if before is None or after is None:
+        if before is None or after is None or LAST in before.borrowed or FIRST in after.borrowed:
             return None
         if number not in self._across:
-            last = moved_back(as_shown(before.last), before.fields[AFTER])
-            first = moved_back(as_shown(after.first), after.fields[0])
+            last = moved_back(as_shown(before.last), before.fields[LAST])
+            first = moved_back(as_shown(after.first), after.fields[FIRST])
             self._across = {number: followed_across(last, first)}
         return self._across[number]
 

@@ -2,13 +2,13 @@
 
 A group is decoded as one picture, which is moved to where each of its frames shows it, so those at its ends
 are the worst of it. But where two groups meet they show nearly the same, and err each in its own way. No bits
-are spent on it.
+are spent on it. Where a file says that a frame is borrowed of the group beside, it is that one, moved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from cvvae_cli.engine.plan import Tile
 from cvvae_cli.engine.refining import TiledRefiner, ways_between
-from cvvae_cli.flow.field import moved
+from cvvae_cli.flow.borrow import moved_onto
+from cvvae_cli.flow.field import GROUP, moved
 from cvvae_cli.models.refiner import Refiner
 
 
@@ -28,6 +29,9 @@ class Shown:
     video: Tensor  # (1, 3, T, H, W)
     pts: np.ndarray  # int64 (T,)
     level: int | None = None  # of quality, in tenths
+    borrowed: Mapping[int, np.ndarray] = field(
+        default_factory=dict
+    )  # vectors of frames that the group beside shows
 
     def part(self, frames: range) -> Shown:
         """Of these frames those that lie in a range, none or more."""
@@ -49,9 +53,11 @@ class Joints:
         wanted is not joined."""
         frames = group.frames
         if self._last is not None:
-            last, first = self._last, group.part(frames[:1])
-            is_wanted = last.frames.start in wanted or first.frames.start in wanted
-            yield from [self._joined(joiner, last, first)] if is_wanted else [last, first]
+            last, group = lent(self._last, group)
+            first = group.part(frames[:1])
+            ends = {last.frames.start, first.frames.start}
+            is_joined = not ends.isdisjoint(wanted) and ends.isdisjoint([*last.borrowed, *group.borrowed])
+            yield from [self._joined(joiner, last, first)] if is_joined else [last, first]
             frames = frames[1:]
         yield group.part(frames[:-1])
         last = group.part(frames[-1:])
@@ -69,6 +75,22 @@ class Joints:
         run = TiledRefiner(joiner, self.tiles, last.level, frames)
         joined = pictures + run(pictures, differences[:, None], pictures.new_ones(2, 1))
         return Shown(frames, joined.transpose(0, 1)[None], pts, last.level)
+
+
+def lent(last: Shown, group: Shown) -> tuple[Shown, Shown]:
+    """The last frame of a group and the group after it, with what they borrow of each other (flow/borrow.py):
+    the last frame the first of the group, its frames but the last one that last frame."""
+    before, after = (shown.video[:, :, 0].float().clamp(-1, 1) for shown in (last, group))
+    if last.frames.start in last.borrowed:
+        taken = moved_onto(after, last.borrowed[last.frames.start])
+        last = replace(last, video=taken[:, :, None])
+    of_before = [frame for frame in group.frames if frame in group.borrowed and frame % GROUP]
+    if of_before:
+        video = group.video.float()  # a copy, or one of its own
+        group = replace(group, video=video.clone() if video is group.video else video)
+        for frame in of_before:
+            group.video[:, :, frame - group.frames.start] = moved_onto(before, group.borrowed[frame])
+    return last, group
 
 
 def seen_together(last: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:

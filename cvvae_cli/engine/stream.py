@@ -25,6 +25,7 @@ from cvvae_cli.engine.base import (
     to_device,
 )
 from cvvae_cli.engine.borders import Borders
+from cvvae_cli.engine.borrowing import Borrowing
 from cvvae_cli.engine.correcting import corrected
 from cvvae_cli.engine.device import keep_freed_memory
 from cvvae_cli.engine.joints import Joints, Shown
@@ -35,6 +36,7 @@ from cvvae_cli.engine.tiles import TiledRunner
 from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.flow import align
 from cvvae_cli.flow.border import Size
+from cvvae_cli.flow.field import OTHERS, SECOND
 from cvvae_cli.models.autoencoder import StreamingAutoencoder, VideoAutoencoder
 from cvvae_cli.models.layers import Memory
 from cvvae_cli.models.refiner import Refiner
@@ -80,6 +82,7 @@ class Engine(BaseEngine):
         first_latent: int = 0,
         *,
         worthless: float | None = None,
+        borrows: bool = False,
         keeps_means: bool = False,
         keeps_frames: bool = False,
     ) -> Iterator[LatentChunk]:
@@ -87,11 +90,12 @@ class Engine(BaseEngine):
 
         `batches` start at the first frame of latent frame `first_latent`, a point of the chunk grid.
         Started in the middle, the first `encode_context` latent frames differ from those of the whole
-        video: drop them.
+        video, with `borrows` one more: drop them.
         """
         geometry, chunk = self.spec.geometry, self.spec.chunk_latents
         runner: TiledRunner | None = None
         latent = first_latent
+        before: Tensor | None = None  # the last frame of the chunk before
         for batch in regroup(batches, geometry, chunk, first_latent):
             height, width = geometry.latent_size(batch.rgb.shape[2], batch.rgb.shape[1])
             start = geometry.frames_of(range(latent, latent + chunk)).start
@@ -101,9 +105,17 @@ class Engine(BaseEngine):
                 require_memory_for_chunk(self, each, count, batch.rgb.shape[1:3])
                 runner = self._runner(self._encode, height, width, geometry.pixels, 1, self.spec.encode_halo)
             latents = range(latent, latent + count)
+            borrowing = Borrowing(worthless, count, before) if borrows and worthless is not None else None
             yield self._encoded(
-                runner, batch, latents, worthless, keeps_means=keeps_means, keeps_frames=keeps_frames
+                runner,
+                batch,
+                latents,
+                worthless,
+                borrowing,
+                keeps_means=keeps_means,
+                keeps_frames=keeps_frames,
             )
+            before = self._frame(batch.rgb[-1:]) if borrows else None
             latent += count
 
     def _encoded(
@@ -112,6 +124,7 @@ class Engine(BaseEngine):
         batch: FrameBatch,
         numbers: range,
         worthless: float | None,
+        borrowing: Borrowing | None,
         *,
         keeps_means: bool,
         keeps_frames: bool,
@@ -128,6 +141,8 @@ class Engine(BaseEngine):
         shown = mirror.shown(frames)
         for at in range(0, len(rgb), step):
             x = self.pixels_to_network(rgb[at : at + step])
+            if borrowing is not None:
+                x = borrowing(x, self._frame(rgb[at + step : at + step + 1]))
             if worthless is not None:
                 x, found = align.align(x, worthless, is_filled=self.spec.fills_borders)
                 fields.append(found)
@@ -143,7 +158,15 @@ class Engine(BaseEngine):
             moved[-1] = align.end_after(frames.stop - last.start, moved[-1])
         seen, apart = (np.concatenate(each) if each else None for each in (means, spreads))
         kept = batch.rgb if keeps_frames else None
-        return LatentChunk(latents, frames, batch.pts, moved, means=seen, spreads=apart, rgb=kept)
+        taken = {} if borrowing is None else borrowing.found
+        return LatentChunk(latents, frames, batch.pts, moved, taken, means=seen, spreads=apart, rgb=kept)
+
+    def _frame(self, rgb: np.ndarray) -> Tensor | None:
+        """The first of frames (T, H, W, 3) as the network sees them, (3, H, W), if there is one."""
+        if not len(rgb):
+            return None
+        padded = pad_frames(rgb[:1], 0, 1, self.spec.geometry.pixels)
+        return self.pixels_to_network(padded)[0, :, 0]
 
     @torch.inference_mode()
     def decode_stream(
@@ -252,7 +275,12 @@ class Engine(BaseEngine):
             frames = range(of_piece.start, min(chunk.frames.stop, of_piece.stop))
             pts = chunk.pts[frames.start - chunk.frames.start : frames.stop - chunk.frames.start]
             seen = video[:, :, frames.start - begin : frames.stop - begin]
-            yield Shown(frames, seen, pts, chunk.level)
+            borrowed = {
+                begin + geometry.frames * (latent - at) + OTHERS[part]: vectors
+                for (latent, part), vectors in chunk.borrowed.items()
+                if at <= latent < at + count
+            }
+            yield Shown(frames, seen, pts, chunk.level, borrowed)
         if borders is not None:  # for the chunk after
             borders.paint(chunk, first)
 
@@ -299,13 +327,16 @@ class Engine(BaseEngine):
         return latent + (self.network.refiner is not None and latent % self.spec.chunk_latents > 0)
 
     def shown_latents(self, frames: range) -> range:
-        """With a joiner also those that end where these begin, or begin where these end."""
+        """With a joiner also those that end where these begin, or a frame before, or begin where these end.
+
+        The first two frames of a group may be borrowed of the one before, and the last of the one after.
+        """
         latents = super().shown_latents(frames)
         if self.network.joiner is None:
             return latents
         whole = self.spec.geometry.frames_of(latents)
-        is_joined = latents.start > 0 and frames.start == whole.start
-        return range(latents.start - is_joined, latents.stop + (frames.stop == whole.stop))
+        reaches_back = latents.start > 0 and frames.start <= whole.start + SECOND
+        return range(latents.start - reaches_back, latents.stop + (frames.stop == whole.stop))
 
     def _seen_from(self, latent: int) -> int:
         """The first latent frame whose pictures reach into those of one."""

@@ -54,6 +54,7 @@ class WindowEngine(BaseEngine):
         first_latent: int = 0,
         *,
         worthless: float | None = None,
+        borrows: bool = False,
         keeps_means: bool = False,
         keeps_frames: bool = False,
     ) -> Iterator[LatentChunk]:

@@ -15,6 +15,7 @@ from torch.nn import functional
 GROUP = 4  # frames
 REFERENCE = 2  # of those, counted from 0
 OTHERS = (0, 1, 3)
+FIRST, SECOND, LAST = range(len(OTHERS))  # their parts of fields
 SPACING = 16  # pixels between vectors
 UNIT = 2  # steps of a vector in a pixel
 LARGEST = 127 * UNIT

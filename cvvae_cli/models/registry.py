@@ -207,7 +207,7 @@ MODELS: dict[str, ModelSpec] = {
         replace(
             COMPACT_11,
             name="compact-12",
-            coder="prior-9",
+            coder="prior-10",
             weights_file="compact-12.safetensors",
             weights_sha256="e4805ece8671e39d734143adf8ed235bf686b6ceffe284dcc23d298af3669e79",
         ),
@@ -274,7 +274,7 @@ def spec_of_file(path: Path) -> ModelSpec:
         return replace(
             spec,
             name=name,
-            coder="prior-9" if config.joiner_width else spec.coder,
+            coder="prior-10" if config.joiner_width else spec.coder,
             weights_file=str(path.resolve()),
             weights_sha256=sha256,
             base=base,

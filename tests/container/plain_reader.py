@@ -2,8 +2,8 @@
 
 `read(data, tables)` gives the header, the symbols as {(latent, channel, row, column): int}, of exact latents
 their bits, the fields as {(latent, frame 0, 1 or 3, row, column): (down, right)}, what is shown of detail as
-{(latent, plane, row, column): integer}, where it is not 0, where it is opaque as {(latent, row, column)}, and
-corrections as {(frame, plane, row, column): integer}.
+{(latent, plane, row, column): integer}, where it is not 0, where it is opaque as {(latent, row, column)},
+corrections as {(frame, plane, row, column): integer}, and vectors of what is borrowed as fields are.
 """
 
 import json
@@ -16,7 +16,7 @@ from itertools import accumulate
 def read(data, tables):
     assert data[:8] == b"\x89CVL\r\n\x1a\n"
     header, symbols, fields, past, opening, place = None, {}, {}, (), (), 8
-    details, covered, memory, opening_memory, corrections = {}, set(), None, None, {}
+    details, covered, memory, opening_memory, corrections, borrowed = {}, set(), None, None, {}, {}
     while place < len(data):
         tag, size = struct.unpack_from("<4sI", data, place)
         body = data[place : place + 8 + size]
@@ -35,22 +35,24 @@ def read(data, tables):
                 symbols |= read_exact(body[at:], header, first, count)
                 continue
             decode_frame = DECODERS[header["coder"]]
-            if header["coder"] >= "prior-5":
+            if version(header) >= 5:
                 size = int.from_bytes(body[at : at + 3], "little")
                 moved, at = body[at + 3 : at + 3 + size], at + 3 + size
                 ans = (
                     Ans(struct.unpack(f"<{size // 4}I", moved), tables["flow.frequencies"]) if size else None
                 )
                 for t in range(first, first + count):
-                    fields |= {(t, *key): value for key, value in decode_fields(ans, header).items()}
+                    found, taken = decode_fields(ans, header)
+                    fields |= {(t, *key): value for key, value in found.items()}
+                    borrowed |= {(t, *key): value for key, value in taken.items()}
             detail = None
-            if header["coder"] >= "prior-7":
+            if version(header) >= 7:
                 size = int.from_bytes(body[at : at + 3], "little")
                 words, at = body[at + 3 : at + 3 + size], at + 3 + size
                 made = cosine_tables(SPREADS, LENGTHS, DENSITIES, [1] * 16)
                 made += cosine_tables(PAINTED_SPREADS, PAINTED_LENGTHS, [], [])
                 detail = Ans(struct.unpack(f"<{size // 4}I", words), made) if size else None
-            if header["coder"] >= "prior-8":
+            if version(header) >= 8:
                 size = int.from_bytes(body[at : at + 3], "little")
                 words, at = body[at + 3 : at + 3 + size], at + 3 + size
                 if size:
@@ -62,7 +64,7 @@ def read(data, tables):
                         corrections |= {(frame, *key): value for key, value in added.items() if value}
             if first % header["period"] == 0:
                 past, memory = (), ({}, {}, set())
-                if header["coder"] >= "prior-6":
+                if version(header) >= 6:
                     if body[at]:
                         past, memory = opening, opening_memory
                     at += 1
@@ -76,7 +78,7 @@ def read(data, tables):
                 if t % header["period"] == 0:  # this first frame, and the last that was fresh
                     opening = (frame, past[-1] if past else frame)
                 past = (frame, *past[:1], *past[1:][-1:])  # the last two and the first of the period
-                if header["coder"] >= "prior-7":
+                if version(header) >= 7:
                     memory = decode_detail(detail, header, memory, frame.vectors)
                     picture, shown, opaque = memory
                     covered |= {(t, y, x) for y, x in opaque if shown.get((y // 8, x // 8))}
@@ -87,7 +89,13 @@ def read(data, tables):
                     }
                     if t % header["period"] == 0:
                         opening_memory = memory
-    return header, symbols, fields, details, covered, corrections
+    return header, symbols, fields, details, covered, corrections, borrowed
+
+
+def version(header):
+    """Of the priors; others are of none."""
+    kind, number = header["coder"].rsplit("-", 1)
+    return int(number) if kind == "prior" else 0
 
 
 def latent_size(header):
@@ -327,6 +335,7 @@ DECODERS = {
     "prior-7": decode_anchored_frame,
     "prior-8": decode_anchored_frame,
     "prior-9": decode_anchored_frame,
+    "prior-10": decode_anchored_frame,
 }
 
 
@@ -436,7 +445,7 @@ def decode_detail(ans, header, memory, vectors):
     }
     dense = {block: sum(pixel in opaque for pixel in pixels[block]) for block in changed}
     painted = {}
-    if header["coder"] >= "prior-9":
+    if version(header) >= 9:
         densities = list(decode_plainly(ans, [(n, 67) for n in range(2)]).values())
         painted = decode_flags(
             ans, [(block, densities[dense[block] > 0]) for block in changed if changed[block]]
@@ -535,20 +544,27 @@ def decode_added(ans, header, changed, coarser=1, first_table=0):
 
 
 def decode_fields(ans, header):
-    """Of a latent frame: {(frame, row, column): (down, right)}"""
+    """Of a latent frame: {(frame, row, column): (down, right)}, and the same of what is borrowed."""
     _, h, w = latent_size(header)
     rows, columns = -(-h // 2), -(-w // 2)
     places = [(y, x) for y in range(rows) for x in range(columns)]
-    holds = decode_plainly(ans, [(part, part) for part in range(3)]) if ans else {0: 0, 1: 0, 2: 0}
+    flags = decode_plainly(ans, [(part, part) for part in range(3)]) if ans else {0: 0, 1: 0, 2: 0}
+    borrows = [version(header) >= 10 and flags[part] & 2 for part in range(3)]
+    holds = [flags[part] & 1 if version(header) >= 10 else flags[part] for part in range(3)]
     nothing = dict.fromkeys(places, (0, 0))
     parts = [decode_vectors(ans, rows, columns, 14 if p else 3) if holds[p] else nothing for p in range(3)]
-    fields = {}
+    fields, borrowed = {}, {}
     for at in places:
         a, b, c = (part[at] for part in parts)
+        twice = 2 if borrows[2] else 0
+        own = (a[0] + twice * c[0], a[1] + twice * c[1]), b, c
+        borrowed |= {(frame, *at): own[part] for part, frame in enumerate((1, 3, 0)) if borrows[part]}
+        a, b, c = ((0, 0) if borrows[part] else each for part, each in enumerate((a, b, c)))
         fields[1, *at] = a
         fields[3, *at] = b[0] - a[0], b[1] - a[1]
         fields[0, *at] = c[0] + 2 * a[0], c[1] + 2 * a[1]
-    return fields
+        fields |= {(frame, *at): (0, 0) for part, frame in enumerate((1, 3, 0)) if borrows[part]}
+    return fields, borrowed
 
 
 def decode_vectors(ans, rows, columns, first_table):

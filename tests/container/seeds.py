@@ -12,6 +12,7 @@ from cvvae_cli import store
 from cvvae_cli.bitstream.anchors import (
     AlignedCoder,
     AnchoredCoder,
+    BorrowingCoder,
     CorrectedCoder,
     DetailedCoder,
     LinkedCoder,
@@ -19,6 +20,7 @@ from cvvae_cli.bitstream.anchors import (
 )
 from cvvae_cli.bitstream.chunk import (
     ChunkCoder,
+    CoderWithBorrowing,
     CoderWithCorrections,
     CoderWithDetail,
     CoderWithFields,
@@ -28,7 +30,7 @@ from cvvae_cli.bitstream.chunk import (
 )
 from cvvae_cli.bitstream.coders import ContextCoder, ContextTables
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
-from cvvae_cli.bitstream.flow import FlowCoder
+from cvvae_cli.bitstream.flow import BorrowingFlowCoder, FlowCoder
 from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
 from cvvae_cli.bitstream.prior import PriorCoder, PriorTables
 from cvvae_cli.bitstream.quantize import Quantizer
@@ -58,12 +60,15 @@ def coders() -> dict[str, LatentCoder]:
         for kind in (AlignedCoder, LinkedCoder)
     }
     quantizer, flow = with_fields["prior-6"].quantizer, FlowCoder.of_model(aligned.arrays)
-    detailed, corrected, painted = (
-        kind.of_model(aligned.arrays, 85) for kind in (DetailedCoder, CorrectedCoder, PaintedCoder)
+    detailed, corrected, painted, borrowing = (
+        kind.of_model(aligned.arrays, 85)
+        for kind in (DetailedCoder, CorrectedCoder, PaintedCoder, BorrowingCoder)
     )
     with_fields["prior-7"] = CoderWithDetail(quantizer, detailed, 8, flow)
     with_fields["prior-8"] = CoderWithCorrections(quantizer, corrected, 8, flow)
     with_fields["prior-9"] = CoderWithPainting(quantizer, painted, 8, flow)
+    borrowing_flow = BorrowingFlowCoder.of_model(aligned.arrays)
+    with_fields["prior-10"] = CoderWithBorrowing(quantizer, borrowing, 8, borrowing_flow)
     return exact | {
         "context-1": QuantizedCoder(Quantizer(*weights.gain_and_step(None)), context),
         "prior-1": QuantizedCoder(Quantizer(*levelled.gain_and_step(85)), prior),

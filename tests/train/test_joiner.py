@@ -40,7 +40,7 @@ def test_training_makes_frames_better_and_the_file_holds_the_refiner_too(config,
     assert {name for name in own if ".joiner." not in name} == set(before)
     assert all((own[name] == before[name]).all() for name in before)
     spec = find_model_or_file(str(tmp_path / "w.safetensors"))
-    assert (spec.name, spec.base, spec.coder) == ("test", "tiny-8", "prior-9")
+    assert (spec.name, spec.base, spec.coder) == ("test", "tiny-8", "prior-10")
     network = Weights(spec).build()
     assert network.refiner.across
     trained = run.average.refiner.state_dict()

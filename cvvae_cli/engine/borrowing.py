@@ -1,0 +1,39 @@
+"""What the groups of a chunk borrow of those beside them, while it is encoded (flow/borrow.py)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cvvae_cli.flow.align import in_groups, in_videos
+from cvvae_cli.flow.borrow import borrow
+from cvvae_cli.flow.field import GROUP, LAST
+from cvvae_cli.types import Borrowed
+
+
+class Borrowing:
+    """Of a chunk, whose groups come in order. The last of them knows none after it."""
+
+    def __init__(self, worthless: float, count: int, before: Tensor | None) -> None:
+        """`count` groups; `before` is the frame (3, H, W) before the first, if there is one."""
+        self.found: Borrowed = {}
+        self.worthless = worthless
+        self.count = count
+        self._before = before
+        self._number = 0  # of the group that comes next
+
+    def __call__(self, video: Tensor, after: Tensor | None) -> Tensor:
+        """The next groups (1, 3, 4n, H, W), and the frame after them → the same without what they borrow."""
+        groups = in_groups(video)
+        number, self._number = self._number, self._number + len(groups)
+        real = groups[: self.count - number]  # others fill the last of a video
+        if not len(real):
+            return video
+        is_last = self._number >= self.count
+        left, found = borrow(real, self._before, None if is_last else after, self.worthless)
+        self.found |= {(number + group, part): vectors for (group, part), vectors in found.items()}
+        self._before = None if (len(real) - 1, LAST) in found else real[-1, :, GROUP - 1].clone()
+        if not found:
+            return video
+        groups = groups.clone()
+        groups[: len(left)] = left
+        return in_videos(groups, len(video))
