@@ -118,9 +118,10 @@ def bd_section(found: dict[str, Any]) -> list[str]:
         for row in found["bd"]
     ]
     text = f"Bits more (+) or fewer (−) at equal PSNR than {found['reference']}, and per clip."
+    lines = dict.fromkeys(line for row in found["bd"] for line in summary.named(row))
     return [
         f"<h2>BD-rate against {escape(found['reference'])}</h2>",
-        f'<p class="soft">{escape(text)}</p>',
+        *(f'<p class="soft">{escape(line)}</p>' for line in (text, *lines)),
         html_table(heads, cells, set()),
     ]
 
@@ -145,7 +146,8 @@ def rate_section(rows: Sequence[Row]) -> list[str]:
     for clip in clips_of(rows):
         curves = summary.curves(rows, clip)
         if curves:
-            drawn.append(plots.rate_distortion(curves, colors, clip))
+            title = f"{clip}, PSNR of the mean error" if summary.is_pooled(rows, clip) else clip
+            drawn.append(plots.rate_distortion(curves, colors, title))
     if not drawn:
         return ['<p class="soft">A curve needs two settings of a model.</p>']
     return ['<div class="plots">', *drawn, "</div>"]

@@ -11,6 +11,10 @@ from typing import Any
 from cvvae_cli.bench.rates import Curve, bd_quality, bd_rate
 
 Row = dict[str, Any]
+NAMED = {  # clips that are not compared as others are
+    "clips_of_pooled_psnr": "by the PSNR of the mean error, for frames equal to their source have none: {}",
+    "clips_left_out": "left out: {} (no two settings with a finite PSNR)",
+}
 NOT_AVERAGED = {*["clip", "model", "quality", "is_baseline", "frames", "width", "height", "worst_frame"]}
 
 
@@ -42,19 +46,29 @@ def means(rows: Sequence[Row]) -> list[Row]:
     return result
 
 
+def is_pooled(rows: Sequence[Row], clip: str) -> bool:
+    """Whether a clip is compared by the PSNR of its mean error.
+
+    The PSNR of a frame equal to its source has no bound, and so no mean over frames has: one such frame in
+    any row, and all rows of the clip are taken so.
+    """
+    return any(row["clip"] == clip and row.get("psnr_db") is None for row in rows)
+
+
 def curves(rows: Sequence[Row], clip: str) -> dict[str, Curve]:
-    """Model → points (bits per pixel, PSNR) of a clip."""
+    """Model → points (bits per pixel, PSNR) of a clip; which PSNR, `is_pooled` says."""
+    key = "psnr_db_pooled" if is_pooled(rows, clip) else "psnr_db"
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        if row["clip"] == clip and row.get("psnr_db") is not None:
-            found.setdefault(row["model"], []).append((row["bits_per_pixel"], row["psnr_db"]))
+        if row["clip"] == clip and row.get(key) is not None:
+            found.setdefault(row["model"], []).append((row["bits_per_pixel"], row[key]))
     return {model: points for model, points in found.items() if len(points) > 1}
 
 
 def differences(rows: Sequence[Row], reference: str) -> list[dict[str, Any]]:
     """For every model but the reference: BD-rate (a share) and BD-PSNR (dB) of each clip, and their means.
 
-    Left out are clips without two points of finite PSNR: that of a frame equal to its source has no bound.
+    Left out are clips without two points of finite PSNR, by frames or by the mean error.
     """
     per_clip = {clip: curves(rows, clip) for clip in dict.fromkeys(row["clip"] for row in rows)}
     models = dict.fromkeys(model for found in per_clip.values() for model in found if model != reference)
@@ -72,10 +86,16 @@ def differences(rows: Sequence[Row], reference: str) -> list[dict[str, Any]]:
                 "bd_psnr_db": mean_of(qualities),
                 "bd_rate_of_clips": rates,
                 "bd_psnr_db_of_clips": qualities,
+                "clips_of_pooled_psnr": [clip for clip in rates if is_pooled(rows, clip)],
                 "clips_left_out": [clip for clip in per_clip if clip not in rates],
             }
         )
     return result
+
+
+def named(row: dict[str, Any]) -> list[str]:
+    """Of what `differences` says of a model: a line for each kind of clips not compared as others are."""
+    return [line.format(", ".join(row[key])) for key, line in NAMED.items() if row[key]]
 
 
 def mean_of(values: dict[str, float | None]) -> float | None:

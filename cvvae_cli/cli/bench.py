@@ -174,6 +174,8 @@ def reference_of(wanted: str | None, names: list[str], peers: list[str]) -> str 
 
 
 def show(summary: dict[str, Any], heads: list[str], cells: list[list[str]]) -> None:
+    from cvvae_cli.bench.summary import named
+
     console.print_grid(
         f"{summary['clips']} clips, {summary['frames']} frames; means over clips", heads, cells
     )
@@ -188,9 +190,8 @@ def show(summary: dict[str, Any], heads: list[str], cells: list[list[str]]) -> N
         means = f"BD-rate {rate:+.1%}" + ("" if quality is None else f", BD-PSNR {quality:+.2f} dB")
         text = f"{row['model']} against {summary['reference']}: {means} ({clips})"
         console.out.print(text, markup=False, soft_wrap=True)
-        if row["clips_left_out"]:
-            text = f"left out: {', '.join(row['clips_left_out'])} (no two settings with a finite PSNR)"
-            console.out.print(text, markup=False, soft_wrap=True)
+        for line in named(row):
+            console.out.print(line, markup=False, soft_wrap=True)
 
 
 def judge(results: Results, *, keep_going: bool) -> None:

@@ -9,8 +9,10 @@ from cvvae_cli.bench.summary import summarize
 CURVE = [(0.01, 28.0), (0.02, 31.0), (0.05, 35.0), (0.1, 38.0)]
 
 
-def test_a_clip_with_a_frame_equal_to_its_source_is_named_and_left_out():
-    def row(clip: str, model: str, quality: int, psnr_db: float | None) -> dict[str, object]:
+def test_clips_with_frames_equal_to_their_source_are_named_and_compared_by_the_mean_error_or_left_out():
+    def row(
+        clip: str, model: str, quality: int, psnr_db: float | None, pooled: float | None = None
+    ) -> dict[str, object]:
         rate = 0.01 * quality * (2 if model == "ours" else 1)
         return {
             "clip": clip,
@@ -19,6 +21,7 @@ def test_a_clip_with_a_frame_equal_to_its_source_is_named_and_left_out():
             "frames": 9,
             "bits_per_pixel": rate,
             "psnr_db": psnr_db,
+            "psnr_db_pooled": pooled,
         }
 
     rows = [row("lawn", model, n, 30 + n) for model in ("ours", "x264") for n in (1, 2, 3)]
@@ -27,8 +30,14 @@ def test_a_clip_with_a_frame_equal_to_its_source_is_named_and_left_out():
         for model in ("ours", "x264")
         for n in (1, 2)
     ]
+    rows += [  # one setting of the four has such a frame
+        row("fade", model, n, None if (model, n) == ("x264", 1) else 50 - 9 * n, 30 + n)
+        for model in ("ours", "x264")
+        for n in (1, 2)
+    ]
     (found,) = summarize(rows, "x264")["bd"]
-    assert found["bd_rate"] == pytest.approx(1.0)
+    assert found["bd_rate_of_clips"] == {"lawn": pytest.approx(1.0), "fade": pytest.approx(1.0)}
+    assert found["clips_of_pooled_psnr"] == ["fade"]
     assert found["clips_left_out"] == ["black"]
 
 
