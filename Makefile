@@ -10,7 +10,7 @@ STEPS ?= 100
 # A process for each core, of one thread: threads of several processes would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-paper evaluate graphics train compat ablation architectures wheel clean
+.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-seek benchmark-paper evaluate graphics train compat ablation architectures wheel clean
 
 help: ## Show what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -51,6 +51,9 @@ benchmark-memory: $(READY) ## Measure peak memory of 300 and of 1500 frames (fiv
 
 benchmark-metrics: $(READY) ## Measure the speed of the metrics.
 	$(BIN)/python tests/tools/benchmark.py metrics
+
+benchmark-seek: $(READY) ## Measure how long a single frame takes, wherever it lies (four minutes).
+	$(BIN)/python tests/tools/benchmark.py seek
 
 benchmark-paper: $(READY) ## Measure the paper's network at full size beside a plain one; its memory (15 minutes).
 	$(BIN)/python tests/tools/benchmark.py paper

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
 from cvvae_cli.flow.align import in_groups, in_videos
 from cvvae_cli.flow.borrow import borrow
-from cvvae_cli.flow.field import GROUP, LAST
+from cvvae_cli.flow.field import GROUP, LAST, OTHERS, REFERENCE
 from cvvae_cli.types import Borrowed
 
 
@@ -37,3 +38,13 @@ class Borrowing:
         groups = groups.clone()
         groups[: len(left)] = left
         return in_videos(groups, len(video))
+
+    def rest(self, video: Tensor, fields: np.ndarray) -> None:
+        """Of the groups given last, aligned, and their fields (n, 3, 2, rows, columns): in what they borrow
+        nothing moves, whatever alignment made of it. In place."""
+        first = self._number - len(fields)
+        for number, part in self.found:
+            if number >= first:
+                at = GROUP * (number - first)
+                fields[number - first, part] = 0
+                video[:, :, at + OTHERS[part]] = video[:, :, at + REFERENCE]

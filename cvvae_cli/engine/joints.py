@@ -86,10 +86,10 @@ def lent(last: Shown, group: Shown) -> tuple[Shown, Shown]:
         last = replace(last, video=taken[:, :, None])
     of_before = [frame for frame in group.frames if frame in group.borrowed and frame % GROUP]
     if of_before:
-        video = group.video.float()  # a copy, or one of its own
-        group = replace(group, video=video.clone() if video is group.video else video)
+        video = group.video.float().clamp(-1, 1)  # a copy
         for frame in of_before:
-            group.video[:, :, frame - group.frames.start] = moved_onto(before, group.borrowed[frame])
+            video[:, :, frame - group.frames.start] = moved_onto(before, group.borrowed[frame])
+        group = replace(group, video=video)
     return last, group
 
 

@@ -145,6 +145,8 @@ class Engine(BaseEngine):
                 x = borrowing(x, self._frame(rgb[at + step : at + step + 1]))
             if worthless is not None:
                 x, found = align.align(x, worthless, is_filled=self.spec.fills_borders)
+                if borrowing is not None:
+                    borrowing.rest(x, found)
                 fields.append(found)
             if keeps_means and shown:
                 means.append(mirror.means(x, shown[:group]).cpu().numpy())

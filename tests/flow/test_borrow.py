@@ -98,3 +98,18 @@ def test_groups_that_only_fill_up_lend_nothing():
     chunk = Borrowing(120.0, 2, None)
     assert torch.equal(chunk(whole, None), whole)
     assert chunk.found == {}
+
+
+def test_in_what_is_borrowed_nothing_moves_whatever_alignment_makes_of_it():
+    video = film(5, 7).transpose(0, 1).flatten(1, 2)[None]
+    chunk = Borrowing(120.0, 3, None)
+    chunk(video, None)
+    assert set(chunk.found) == {(1, FIRST)}
+    fields = np.ones((3, 3, 2, 6, 8), np.int16)
+    before = video.clone()
+    chunk.rest(video, fields)
+    assert not fields[1, FIRST].any()
+    fields[1, FIRST] = 1
+    assert fields.all()
+    before[:, :, 4] = before[:, :, 6]
+    assert torch.equal(video, before)

@@ -2,6 +2,7 @@
 
 `memory` (make benchmark-memory): peak memory of encoding and decoding 300 and 1500 frames of 640x360.
 `metrics` (make benchmark-metrics): speed of PSNR, SSIM and the others.
+`seek` (make benchmark-seek): how long a single frame takes, wherever it lies.
 `paper` (make benchmark-paper): the paper's network at full size beside a plain one.
 `paper-memory`: its peak memory on a short and a long clip of 1280x720, narrowed.
 """
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -30,18 +31,24 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import plain_sd21
 
-from cvvae_cli.codec import peak_memory_bytes
+from cvvae_cli.access import decode_frames
+from cvvae_cli.codec import encode_file, peak_memory_bytes
+from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.device import DTYPES, choose_placement, keep_freed_memory
+from cvvae_cli.engine.load import make_engine
+from cvvae_cli.latents import read_latents
 from cvvae_cli.metrics import METRICS, Metric, MetricOptions, Pair
 from cvvae_cli.metrics.lpips import FEATURES, HEADS, LpipsNetwork
 from cvvae_cli.models import winograd
 from cvvae_cli.models.cvvae_sd21 import CvVaeSd21, Sd21Config
 from cvvae_cli.models.imported import import_weights
 from cvvae_cli.models.registry import Weights, find_model
+from cvvae_cli.options import EncodeOptions
 from cvvae_cli.store import shipped
 
 WIDTH, HEIGHT = 848, 480
 REPEATS = 5
+WORST = 5  # places that are measured again
 
 
 def rate_of(run: Callable[[], object], flop: float) -> float:
@@ -271,6 +278,53 @@ def peaks_of(
     ]
 
 
+def seek() -> None:
+    """Seconds to a single frame of a clip of 848x480: of all places in two periods, and the worst again."""
+    placement = choose_placement()
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as name:
+        clip, path = Path(name) / "clip.mp4", Path(name) / "clip.cvl"
+        spec = find_model("compact")
+        frames = 4 * 3 * spec.period
+        make_clip(clip, frames, WIDTH, HEIGHT)
+        encode_file(clip, path, EncodeOptions())
+        with open_cvl(path) as cvl:
+            weights = Weights(spec)
+            engine = make_engine(spec, weights.build, placement)
+
+            def shown(frame: int) -> float:
+                return seconds_of(lambda: decode_frames(cvl, weights, engine, range(frame, frame + 1)))
+
+            def symbols(frame: int) -> float:
+                needed = engine.needed(range(frame, frame + 1), HEIGHT // 8, WIDTH // 8)
+                chunks = range(needed.start // spec.chunk_latents, -(-needed.stop // spec.chunk_latents))
+                return seconds_of(lambda: read_latents(cvl, weights, chunks, needed.stop))
+
+            shown(frames // 2)
+            found = {frame: shown(frame) for frame in range(frames // 3, frames)}
+            slowest = sorted(found, key=found.__getitem__)[-WORST:]
+            worst = {frame: min(shown(frame) for _ in range(REPEATS)) for frame in slowest}
+            frame = max(worst, key=worst.__getitem__)
+            alone = min(symbols(frame) for _ in range(REPEATS))
+    middle = sorted(found.values())[len(found) // 2]
+    rows = [[f"{middle:.2f} s", f"{worst[frame]:.2f} s", f"{alone:.2f} s"]]
+    text = (
+        f"`{spec.name}` on {machine_name(placement.device)}, {placement.dtype_name}, {frames} frames of "
+        f"{WIDTH}x{HEIGHT} at the default quality.\n\n"
+        + markdown(["a frame, median of all places", "the worst place", "symbols of that alone"], rows)
+    )
+    print(text)
+    replace_figures("README.md", "seek", text)
+
+
+def seconds_of(run: Callable[[], Iterable[object]]) -> float:
+    """Until all is there that it gives."""
+    began = time.perf_counter()
+    for _ in run():
+        pass
+    return time.perf_counter() - began
+
+
 def paper_memory() -> None:
     """Peak memory of `cvvae-sd21`, narrowed to 32 channels with random weights, on 1280x720."""
     torch.manual_seed(0)
@@ -292,6 +346,7 @@ if __name__ == "__main__":
         "network": network,
         "memory": memory,
         "metrics": metrics,
+        "seek": seek,
         "paper": paper,
         "paper-memory": paper_memory,
     }
