@@ -141,6 +141,14 @@ COMPACT_11 = replace(
     fills_borders=True,
 )
 
+COMPACT_12 = replace(
+    COMPACT_11,
+    name="compact-12",
+    coder="prior-10",
+    weights_file="compact-12.safetensors",
+    weights_sha256="e4805ece8671e39d734143adf8ed235bf686b6ceffe284dcc23d298af3669e79",
+)
+
 # Default levels take at most 0.04 bits per pixel on average (`make evaluate`); a scaling factor is one over
 # the deviation of latents on training clips. The image VAE of FLUX.2 understands those of compact-flux2.
 MODELS: dict[str, ModelSpec] = {
@@ -204,12 +212,12 @@ MODELS: dict[str, ModelSpec] = {
         COMPACT_9,
         replace(COMPACT_9, name="compact-10", fills_borders=True),
         COMPACT_11,
+        COMPACT_12,
         replace(
-            COMPACT_11,
-            name="compact-12",
-            coder="prior-10",
-            weights_file="compact-12.safetensors",
-            weights_sha256="e4805ece8671e39d734143adf8ed235bf686b6ceffe284dcc23d298af3669e79",
+            COMPACT_12,
+            name="compact-13",
+            weights_file="compact-13.safetensors",
+            weights_sha256="b3ac130196045dc5a511d6341f55c09dae29672d0a69d2136c48b32b796cb428",
         ),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
@@ -232,7 +240,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-12", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-13", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:

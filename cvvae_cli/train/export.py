@@ -18,7 +18,7 @@ from cvvae_cli.bitstream.chunk import which_aligned
 from cvvae_cli.bitstream.flow import FREQUENCIES
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL
 from cvvae_cli.models.compact import Compact
-from cvvae_cli.models.registry import NETWORK_PREFIX, Weights, find_model
+from cvvae_cli.models.registry import NETWORK_PREFIX, Weights, find_model_or_file
 from cvvae_cli.train.aligned import onto_references
 from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import TrainConfig
@@ -49,7 +49,7 @@ def export(trainee: Trainee, config: TrainConfig, path: Path) -> None:
 def export_refiner(trainee: RefinerTrainee, config: TrainConfig, path: Path) -> None:
     """Write what was trained, fp16, beside what the model it began with adds to its base, which is named."""
     assert config.start is not None
-    start = find_model(config.start)
+    start = find_model_or_file(config.start)
     weights, prefix = Weights(start), f"{NETWORK_PREFIX}{trainee.part}."
     added = {} if start.base is None else load(weights.data)
     kept = {name: array for name, array in added.items() if not name.startswith(prefix)}

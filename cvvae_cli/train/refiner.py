@@ -26,7 +26,7 @@ from cvvae_cli.engine.refining import differences_of, ways_between
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.refiner import NEIGHBOURS, SHAPE, Refiner
-from cvvae_cli.models.registry import ModelSpec, Weights, find_model
+from cvvae_cli.models.registry import ModelSpec, Weights, find_model_or_file
 from cvvae_cli.train.config import JoinerSection, Stage, TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise, psnr_of_mse
 from cvvae_cli.train.trainee import Figures, Trainee, autocast_for
@@ -121,7 +121,7 @@ class RefinerTrainee(Trainee):
         if config.start is None:
             raise ConfigError(f"a {self.part} belongs to a model", hint='set start = "compact" in the recipe')
         self.config = config
-        spec = find_model(config.start)
+        spec = find_model_or_file(config.start)
         if spec.levels is None:
             raise ConfigError(f"{spec.name} has no quality levels", hint="start with a model that has")
         self._frozen["decoded"] = self._decoded(spec, device)

@@ -178,9 +178,9 @@ def test_cuts_cost_less_and_frames_are_better(monkeypatch, lossless, tmp_path):
     rgb[7:] = np.roll(255 - rgb[7:, ::-1], 1, axis=3)
     source, found = lossless(rgb), []
     for name in ("prior-9", "prior-10"):
-        monkeypatch.setitem(MODELS, "compact-12", replace(MODELS["compact-12"], coder=name))
+        monkeypatch.setitem(MODELS, "compact-13", replace(MODELS["compact-13"], coder=name))
         path = tmp_path / f"{name}.cvl"
-        encode_file(source, path, EncodeOptions(model="compact-12", device="cpu", dtype="fp32"))
+        encode_file(source, path, EncodeOptions(model="compact-13", device="cpu", dtype="fp32"))
         found.append((path.stat().st_size, psnr(rgb, frames_of(path)).mean()))
     (plain, before), (own, after) = found
     assert own < 0.97 * plain, found

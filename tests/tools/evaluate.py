@@ -72,8 +72,9 @@ def rounding_loss(data: Path, model: str) -> tuple[float, float]:
             for _ in codec.write_cvl(cvl, clip, NOTHING_BESIDE, engine, weights):
                 pass
             with open_cvl(path) as written:
-                error = worthless(spec.levels[1]) if ENTROPY_CODERS[header.coder].takes_fields else None
-                unrounded = engine.encode_stream(clip, worthless=error)
+                coder = ENTROPY_CODERS[header.coder]
+                error = worthless(spec.levels[1]) if coder.takes_fields else None
+                unrounded = engine.encode_stream(clip, worthless=error, borrows=coder.borrows)
                 for chunks in (
                     read_latents(written, weights),
                     (replace(chunk, latents=chunk.latents * scaled) for chunk in unrounded),
