@@ -181,13 +181,12 @@ def show(summary: dict[str, Any], heads: list[str], cells: list[list[str]]) -> N
     )
     for row in summary["bd"]:
         rate, quality = row["bd_rate"], row["bd_psnr_db"]
-        if rate is None:
-            console.out.print(
-                f"{row['model']}: no BD-rate, the curves do not overlap on every clip", soft_wrap=True
-            )
-            continue
-        clips = ", ".join(f"{clip} {value:+.0%}" for clip, value in row["bd_rate_of_clips"].items())
-        means = f"BD-rate {rate:+.1%}" + ("" if quality is None else f", BD-PSNR {quality:+.2f} dB")
+        clips = ", ".join(
+            f"{clip} {'does not overlap' if value is None else f'{value:+.0%}'}"
+            for clip, value in row["bd_rate_of_clips"].items()
+        )
+        means = "no mean of BD-rates" if rate is None else f"BD-rate {rate:+.1%}"
+        means += "" if quality is None else f", BD-PSNR {quality:+.2f} dB"
         text = f"{row['model']} against {summary['reference']}: {means} ({clips})"
         console.out.print(text, markup=False, soft_wrap=True)
         for line in named(row):

@@ -5,6 +5,7 @@ import pytest
 
 from cvvae_cli.bench.rates import at_quality, bd_quality, bd_rate
 from cvvae_cli.bench.summary import summarize
+from cvvae_cli.cli.bench import show
 
 CURVE = [(0.01, 28.0), (0.02, 31.0), (0.05, 35.0), (0.1, 38.0)]
 
@@ -71,3 +72,18 @@ def test_curves_without_a_common_part_have_no_difference():
 def test_the_rate_at_a_quality_lies_between_points_and_not_beyond():
     assert at_quality(CURVE, 29.5) == pytest.approx((0.01 * 0.02) ** 0.5)
     assert at_quality(CURVE, 50) is None
+
+
+def test_what_overlaps_is_shown_beside_what_does_not(capsys):
+    def row(clip: str, model: str, rate: float, psnr_db: float) -> dict[str, object]:
+        return {"clip": clip, "model": model, "quality": 1, "frames": 9} | {
+            "bits_per_pixel": rate,
+            "psnr_db": psnr_db,
+        }
+
+    rows = [row("lawn", model, n / 100, 30 + n) for model in ("ours", "x264") for n in (1, 2, 3)]
+    rows += [row("bars", "ours", n / 100, 60 + n) for n in (1, 2)]
+    rows += [row("bars", "x264", n / 100, 20 + n) for n in (1, 2)]
+    show(summarize(rows, "x264"), ["model"], [["ours"]])
+    assert "no mean of BD-rates" in (shown := capsys.readouterr().out)
+    assert "(lawn +0%, bars does not overlap)" in shown
