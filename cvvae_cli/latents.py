@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cvvae_cli.bitstream.chunk import LatentCoder, QuantizedCoder, coder_of
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.detail import Memory, detail_of
 from cvvae_cli.bitstream.exact import EXACT_TYPES, ExactCoder
 from cvvae_cli.container.header import Header
@@ -32,7 +33,9 @@ def model_of(header: Header) -> tuple[ModelSpec, Weights]:
     if (header.window is None) != (spec.windows is None):
         raise CorruptFileError(f"the header's windows are not those of {spec.name}")
     windows = None if header.window is None else WindowGeometry(*header.window)
-    return replace(spec, chunk_latents=header.chunk, windows=windows), Weights(spec)
+    kind = ENTROPY_CODERS.get(header.coder)
+    borrows = kind is not None and kind.borrows
+    return replace(spec, chunk_latents=header.chunk, windows=windows, borrows=borrows), Weights(spec)
 
 
 def latent_coder(header: Header, weights: Weights, device: str = "cpu") -> LatentCoder:

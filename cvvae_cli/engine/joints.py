@@ -29,9 +29,7 @@ class Shown:
     video: Tensor  # (1, 3, T, H, W)
     pts: np.ndarray  # int64 (T,)
     level: int | None = None  # of quality, in tenths
-    borrowed: Mapping[int, np.ndarray] = field(
-        default_factory=dict
-    )  # vectors of frames that the group beside shows
+    borrowed: Mapping[int, np.ndarray] = field(default_factory=dict)  # vectors, of frames that are
 
     def part(self, frames: range) -> Shown:
         """Of these frames those that lie in a range, none or more."""

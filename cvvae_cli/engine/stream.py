@@ -329,15 +329,15 @@ class Engine(BaseEngine):
         return latent + (self.network.refiner is not None and latent % self.spec.chunk_latents > 0)
 
     def shown_latents(self, frames: range) -> range:
-        """With a joiner also those that end where these begin, or a frame before, or begin where these end.
+        """With a joiner also those that end where these begin, or begin where these end.
 
-        The first two frames of a group may be borrowed of the one before, and the last of the one after.
+        What is borrowed may be of the same, or, of the second frame of a group, of the group before.
         """
         latents = super().shown_latents(frames)
         if self.network.joiner is None:
             return latents
         whole = self.spec.geometry.frames_of(latents)
-        reaches_back = latents.start > 0 and frames.start <= whole.start + SECOND
+        reaches_back = latents.start > 0 and frames.start <= whole.start + SECOND * self.spec.borrows
         return range(latents.start - reaches_back, latents.stop + (frames.stop == whole.stop))
 
     def _seen_from(self, latent: int) -> int:

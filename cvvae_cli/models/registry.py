@@ -60,6 +60,7 @@ class ModelSpec:
     imported: Imported | None = None  # weights that a user brought
     base: str | None = None  # a model whose tensors this one has too, beside its own
     fills_borders: bool = False  # of a model with a refiner: groups take what they lost from those beside
+    borrows: bool = False  # of a file that is read: frames may be those of the group beside (flow/borrow.py)
 
 
 def compact_config(values: Mapping[str, Any]) -> CompactConfig:

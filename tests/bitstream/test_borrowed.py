@@ -17,7 +17,6 @@ from tiny import (
     assert_the_encoder_sees_what_the_decoder_shows,
     frames_of,
     moving_picture,
-    tiny_spec,
 )
 
 from cvvae_cli import codec, latents
@@ -149,8 +148,9 @@ def test_frames_across_cuts_are_those_of_the_group_beside(cut):
 
 
 def test_a_part_is_that_of_the_whole(cut, tiny):
-    spec = tiny_spec(BORROWING)
-    engine = codec.make_engine(spec, latents.Weights(spec).build, codec.choose_placement("cpu", "fp32"))
+    with open_cvl(cut) as cvl:
+        spec, weights = latents.model_of(cvl.header)
+    engine = codec.make_engine(spec, weights.build, codec.choose_placement("cpu", "fp32"))
     parts = [*(range(n, n + 1) for n in (4, 5, 6, 16, 17, 18, 19, 35, 36, 37, 46, 47)), range(17, 37)]
     assert assert_parts_are_those_of_the_whole(engine, cut, parts) == len(CLIP)
 

@@ -345,7 +345,7 @@ def test_the_frames_beside_show_what_is_opaque():
     detail = Detail(
         np.full((2, 3, 8, 8), 51 * 16, np.int16), np.stack([np.zeros((8, 8), bool), np.eye(8) > 0])
     )
-    group = painted(Group(np.zeros((3, 2, 1, 1), np.int16), first, last), detail, 1)
+    group = painted(Group(np.zeros((3, 2, 1, 1), np.int16), first, last, ()), detail, 1)
     for frame, before in ((group.first, first), (group.last, last)):
         assert torch.allclose(frame[0, :, range(8), range(8)], torch.tensor(0.4))
         assert torch.equal(frame[0, :, 0, 1:], before[0, :, 0, 1:])
