@@ -129,10 +129,10 @@ class BorrowingFlowCoder(FlowCoder):
                     vectors += 2 * found[number, FIRST]
                 found[number, part] = in_range(vectors)
                 parts[number, CODED_AS[part]] = 0
-        fields = in_range(from_parts(parts))
-        for number, part in found:
+        fields = from_parts(parts)
+        for number, part in found:  # what a steady motion would make of it may be out of range
             fields[number, part] = 0
-        return fields, found
+        return in_range(fields), found
 
     def begin(self) -> None:
         self._flags: list[np.ndarray] = []  # of the latent frames so far

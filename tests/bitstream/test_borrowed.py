@@ -79,6 +79,15 @@ def test_what_is_borrowed_comes_back(size):
     assert_same(coder().decode_all(data, (3, *size)), (fields[:3], first))  # the first are there alone
 
 
+@pytest.mark.parametrize("part", [FIRST, LAST])
+def test_what_does_not_move_may_lie_beside_the_widest_motion(part):
+    fields = np.full((1, 3, 2, 5, 7), LARGEST, np.int16)
+    fields[0, part] = 0
+    vectors = np.full((2, 5, 7), -LARGEST, np.int16)
+    found = coder().decode_all(coder().encode_all(fields, {(0, part): vectors}), (1, 5, 7))
+    assert_same(found, (fields, {(0, part): vectors}))
+
+
 def test_where_nothing_is_the_bytes_are_those_of_before():
     fields = smooth_fields(4, 9, 11, seed=5)
     data = coder().encode_all(fields, {})
