@@ -264,7 +264,11 @@ def find_model_or_file(name: str) -> ModelSpec:
     Raises UnknownModelError or WeightsError.
     """
     path = Path(name)
-    return spec_of_file(path) if path.suffix == ".safetensors" and path.is_file() else find_model(name)
+    if path.suffix != ".safetensors":
+        return find_model(name)
+    if not path.is_file():
+        raise UnknownModelError(f"there is no file {name}", hint="`cvvae train --export` writes such")
+    return spec_of_file(path)
 
 
 def spec_of_file(path: Path) -> ModelSpec:

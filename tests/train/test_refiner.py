@@ -7,7 +7,7 @@ import torch
 from safetensors.numpy import load_file
 
 from cvvae_cli.engine.stream import Engine
-from cvvae_cli.errors import ConfigError
+from cvvae_cli.errors import ConfigError, UnknownModelError
 from cvvae_cli.models.registry import Weights, find_model, find_model_or_file
 from cvvae_cli.train.config import RefinerSection
 from cvvae_cli.train.data import ClipSampler, find_sources
@@ -132,3 +132,18 @@ def test_pieces_depend_on_seed_step_and_place_alone(config):
 def test_a_model_without_levels_has_nothing_to_refine(config, start):
     with pytest.raises(ConfigError):
         RefinerTrainee(replace(config, start=start), CPU)
+
+
+def test_a_run_may_start_from_what_another_wrote(config, tmp_path):
+    first = RefinerTrainee(config, CPU)
+    torch.nn.init.normal_(first.refiner.head.weight)
+    path = tmp_path / "first-run.safetensors"
+    again = replace(config, start=str(path))
+    with pytest.raises(UnknownModelError, match="there is no file") as refused:
+        RefinerTrainee(again, CPU)
+    assert "--export" in refused.value.hint
+    export(first, config, path)
+    second = RefinerTrainee(again, CPU)
+    second.start(ClipSampler(find_sources(config.data.folders), config.data, config.seed))
+    pairs = zip(first.refiner.parameters(), second.refiner.parameters(), strict=True)
+    assert all(torch.equal(one.half().float(), other) for one, other in pairs)
