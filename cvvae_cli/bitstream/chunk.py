@@ -198,8 +198,11 @@ class CoderWithFields(QuantizedCoder):
         mirrored: Mirrored | None = None,
         borrowed: Borrowed | None = None,
     ) -> bytes:
-        moved = b"" if fields is None else self._coded_fields(fields, borrowed or {})
-        aligned = None if fields is None else which_aligned(fields)
+        moved, aligned = b"", None
+        if fields is not None:
+            aligned = which_aligned(fields)
+            if borrowed or aligned.any():
+                moved = self.flow.encode_all(fields, borrowed or {})
         return sized(moved) + self._encode(first_latent, self.quantizer.scale(latents), aligned, mirrored)
 
     def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
@@ -213,7 +216,8 @@ class CoderWithFields(QuantizedCoder):
         self.borrowed = {}
         if not moved:
             return np.zeros((places[0], len(OTHERS), 2, *places[1:]), np.int16)
-        return self._fields_of(moved, places)
+        fields, self.borrowed = self.flow.decode_all(moved, places)
+        return fields
 
     def is_fresh(self, first_latent: int, data: bytes) -> bool:
         return self.chunks.is_fresh(first_latent, self._symbols_of(data))
@@ -223,14 +227,6 @@ class CoderWithFields(QuantizedCoder):
         aligned = which_aligned(self.decode_fields(data, shape))
         bits = self.chunks.measure(first_latent, symbols, in_time(shape), aligned)
         return bits + 8 * (len(data) - len(symbols)) / shape[0]
-
-    def _coded_fields(self, fields: np.ndarray, borrowed: Borrowed) -> bytes:
-        """Nothing if no group is aligned."""
-        return self.flow.encode_fields(fields) if fields.any() else b""
-
-    def _fields_of(self, data: bytes, places: tuple[int, int, int]) -> np.ndarray:
-        """What is coded of some, of so many latent frames, rows and columns."""
-        return self.flow.decode_fields(data, places)
 
     def _encode(
         self, first_latent: int, scaled: np.ndarray, aligned: Aligned, mirrored: Mirrored | None
@@ -385,20 +381,8 @@ class CoderWithPainting(CoderWithCorrections):
 class CoderWithBorrowing(CoderWithPainting):
     """Codes the same, and what frames are taken from the group beside among the fields."""
 
+    flow: BorrowingFlowCoder
     borrows = True
-
-    def __init__(
-        self, quantizer: Quantizer, coder: BorrowingCoder, period: int, flow: BorrowingFlowCoder
-    ) -> None:
-        super().__init__(quantizer, coder, period, flow)
-        self.borrowing = flow
-
-    def _coded_fields(self, fields: np.ndarray, borrowed: Borrowed) -> bytes:
-        return self.borrowing.encode_all(fields, borrowed) if borrowed or fields.any() else b""
-
-    def _fields_of(self, data: bytes, places: tuple[int, int, int]) -> np.ndarray:
-        fields, self.borrowed = self.borrowing.decode_all(data, places)
-        return fields
 
 
 def told_by(frames: range) -> range:

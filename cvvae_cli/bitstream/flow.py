@@ -56,13 +56,25 @@ class FlowCoder(ResidualCoder):
 
     def encode_fields(self, fields: np.ndarray) -> bytes:
         """int16 (t, 3, 2, rows, columns) → bytes."""
-        return self.encode(self.as_symbols(fields), ())
+        return self.encode_all(fields, {})
 
     def decode_fields(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         """Bytes → int16 (t, 3, 2, rows, columns), of a shape (t, rows, columns)."""
+        return self.decode_all(data, shape)[0]
+
+    def encode_all(self, fields: np.ndarray, borrowed: Borrowed) -> bytes:
+        """The same with what is borrowed: nothing, with this coder."""
+        return self.encode(self.as_symbols(fields), ())
+
+    def decode_all(self, data: bytes, shape: tuple[int, int, int]) -> tuple[np.ndarray, Borrowed]:
+        """The same, and what is borrowed, whose own fields are zero."""
+        return in_range(from_parts(self.decoded_parts(data, shape))), {}
+
+    def decoded_parts(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        """Bytes → what is coded, int32 (t, 3, 2, rows, columns), of a shape (t, rows, columns)."""
         t, rows, columns = shape
         symbols = self.decode(data, (t, 2 * PARTS, rows, columns), ())
-        return in_range(from_parts(symbols.reshape(t, PARTS, 2, rows, columns)))
+        return symbols.reshape(t, PARTS, 2, rows, columns)
 
     @staticmethod
     def as_symbols(fields: np.ndarray) -> np.ndarray:
@@ -99,14 +111,7 @@ class BorrowingFlowCoder(FlowCoder):
 
     name = "flow-2"
 
-    def encode_fields(self, fields: np.ndarray) -> bytes:
-        return self.encode_all(fields, {})
-
-    def decode_fields(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        return self.decode_all(data, shape)[0]
-
     def encode_all(self, fields: np.ndarray, borrowed: Borrowed) -> bytes:
-        """int16 (t, 3, 2, rows, columns), and what is borrowed → bytes."""
         symbols = self.as_symbols(fields)
         parts = symbols.reshape(len(symbols), PARTS, 2, *symbols.shape[2:])
         self._marks = np.zeros(parts.shape[:2], np.int32)
@@ -118,9 +123,7 @@ class BorrowingFlowCoder(FlowCoder):
         return self.encode(symbols, ())
 
     def decode_all(self, data: bytes, shape: tuple[int, int, int]) -> tuple[np.ndarray, Borrowed]:
-        """Bytes → the same, of a shape (t, rows, columns); the fields of what is borrowed are zero."""
-        t, rows, columns = shape
-        parts = self.decode(data, (t, 2 * PARTS, rows, columns), ()).reshape(t, PARTS, 2, rows, columns)
+        parts = self.decoded_parts(data, shape)
         found: Borrowed = {}
         for number, flags in enumerate(self._flags):
             for part in (part for part in range(PARTS) if flags[CODED_AS[part]] & BORROWED):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cvvae_cli.engine.mirror import in_network_units
 from cvvae_cli.flow.border import Across, Size, filled, followed_across, joined, loses
-from cvvae_cli.flow.field import FIRST, GROUP, LAST, OTHERS, REFERENCE, UNIT, dense, moved
+from cvvae_cli.flow.field import FIRST, GROUP, LAST, OTHERS, REFERENCE, flow_of, moved, moved_by
 from cvvae_cli.types import Detail, LatentChunk
 
 
@@ -105,8 +105,8 @@ class Borders:
         if before is None or after is None or LAST in before.borrowed or FIRST in after.borrowed:
             return None
         if number not in self._across:
-            last = moved_back(as_shown(before.last), before.fields[LAST])
-            first = moved_back(as_shown(after.first), after.fields[FIRST])
+            last = moved_by(as_shown(before.last), before.fields[LAST])
+            first = moved_by(as_shown(after.first), after.fields[FIRST])
             self._across = {number: followed_across(last, first)}
         return self._across[number]
 
@@ -117,17 +117,6 @@ def painted(group: Group, detail: Detail, number: int) -> Group:
     colours = in_network_units(detail.colours[number], group.first.device)
     first, last = (torch.where(where, colours, frame.float()) for frame in (group.first, group.last))
     return replace(group, first=first, last=last, is_painted=True)
-
-
-def moved_back(frame: Tensor, vectors: np.ndarray) -> Tensor:
-    """A frame (1, 3, H, W) where it was before it was moved onto its reference."""
-    return moved(frame, flow_of(vectors, frame)) if vectors.any() else frame
-
-
-def flow_of(vectors: np.ndarray, like: Tensor) -> Tensor:
-    """Of one part of a group's fields, int16 (2, rows, columns): in pixels, (1, 2, H, W)."""
-    field = torch.from_numpy(vectors[None]).to(like.device, torch.float32)
-    return dense(field / UNIT, *like.shape[-2:])
 
 
 def as_shown(frame: Tensor) -> Tensor:

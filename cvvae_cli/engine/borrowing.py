@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cvvae_cli.flow.align import in_groups, in_videos
@@ -35,9 +36,7 @@ class Borrowing:
         self._before = None if (len(real) - 1, LAST) in found else real[-1, :, GROUP - 1].clone()
         if not found:
             return video
-        groups = groups.clone()
-        groups[: len(left)] = left
-        return in_videos(groups, len(video))
+        return in_videos(torch.cat([left, groups[len(left) :]]), len(video))
 
     def rest(self, video: Tensor, fields: np.ndarray) -> None:
         """Of the groups given last, aligned, and their fields (n, 3, 2, rows, columns): in what they borrow

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from cvvae_cli.engine.plan import Tile
 from cvvae_cli.engine.refining import TiledRefiner, ways_between
-from cvvae_cli.flow.borrow import moved_onto
-from cvvae_cli.flow.field import GROUP, moved
+from cvvae_cli.flow.field import GROUP, moved, moved_by
 from cvvae_cli.models.refiner import Refiner
 
 
@@ -80,13 +79,13 @@ def lent(last: Shown, group: Shown) -> tuple[Shown, Shown]:
     the last frame the first of the group, its frames but the last one that last frame."""
     before, after = (shown.video[:, :, 0].float().clamp(-1, 1) for shown in (last, group))
     if last.frames.start in last.borrowed:
-        taken = moved_onto(after, last.borrowed[last.frames.start])
+        taken = moved_by(after, last.borrowed[last.frames.start])
         last = replace(last, video=taken[:, :, None])
     of_before = [frame for frame in group.frames if frame in group.borrowed and frame % GROUP]
     if of_before:
         video = group.video.float().clamp(-1, 1)  # a copy
         for frame in of_before:
-            video[:, :, frame - group.frames.start] = moved_onto(before, group.borrowed[frame])
+            video[:, :, frame - group.frames.start] = moved_by(before, group.borrowed[frame])
         group = replace(group, video=video)
     return last, group
 

@@ -30,9 +30,7 @@ from cvvae_cli.flow.field import (
     OTHERS,
     REFERENCE,
     SECOND,
-    UNIT,
-    dense,
-    moved,
+    moved_by,
 )
 from cvvae_cli.flow.refinement import WORTHLESS
 from cvvae_cli.types import Borrowed
@@ -85,7 +83,7 @@ def across_cut(
     lost = luma.new_zeros(1)
     for part, vectors in found.items():
         rest[OTHERS[part]] = luma[REFERENCE]
-        there = moved_onto(neighbour[None, None], vectors)[0, 0]
+        there = moved_by(neighbour[None, None], vectors)[0, 0]
         lost += (there - luma[OTHERS[part]]).square().mean() / GROUP
     gain = gained(texture, whole, unlike_reference(rest[None]))
     worse = LOSS * torch.log2(1 + lost / (CODED * torch.exp2(texture)))
@@ -120,11 +118,3 @@ def vectors_from(
     nearer, farther = (luma[OTHERS[part]] for part in (parts[0], parts[-1]))
     fields = find(torch.stack([farther, nearer, neighbour, neighbour])[None], worthless)[0]
     return dict(zip(parts, fields[[SECOND, FIRST]], strict=False))
-
-
-def moved_onto(frame: Tensor, vectors: np.ndarray) -> Tensor:
-    """A frame (1, K, H, W) where vectors int16 (2, rows, columns) say, (1, K, H, W)."""
-    if not vectors.any():
-        return frame
-    field = torch.from_numpy(vectors[None]).to(frame.device, torch.float32)
-    return moved(frame, dense(field / UNIT, *frame.shape[2:]))

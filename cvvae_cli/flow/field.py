@@ -8,6 +8,7 @@ group; down, right; one vector for `SPACING` pixels each way, in halves of a pix
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -41,6 +42,17 @@ def moved(pictures: Tensor, flow: Tensor, mode: str = "bicubic", stride: int = 1
     Flow (N, 2, h, w), and what comes back, (N, K, h, w), are of every `stride`-th pixel in both directions.
     """
     return at_places(pictures, *led_to(flow, stride), mode)
+
+
+def flow_of(vectors: np.ndarray, like: Tensor) -> Tensor:
+    """Of one part of a group's fields, int16 (2, rows, columns): in pixels of pictures, (1, 2, H, W)."""
+    field = torch.from_numpy(vectors[None]).to(like.device, torch.float32)
+    return dense(field / UNIT, *like.shape[-2:])
+
+
+def moved_by(frame: Tensor, vectors: np.ndarray) -> Tensor:
+    """A frame (1, K, H, W) as such vectors move it."""
+    return moved(frame, flow_of(vectors, frame)) if vectors.any() else frame
 
 
 def at_places(pictures: Tensor, rows: Tensor, columns: Tensor, mode: str = "bicubic") -> Tensor:

@@ -26,8 +26,7 @@ from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.base import network_to_pixels
 from cvvae_cli.errors import CorruptFileError
-from cvvae_cli.flow.borrow import moved_onto
-from cvvae_cli.flow.field import FIRST, LARGEST, LAST, SECOND
+from cvvae_cli.flow.field import FIRST, LARGEST, LAST, SECOND, moved_by
 from cvvae_cli.metrics.psnr import psnr
 from cvvae_cli.models.registry import MODELS
 from cvvae_cli.options import EncodeOptions
@@ -150,7 +149,7 @@ def test_frames_across_cuts_are_those_of_the_group_beside(cut):
     plain = frames_of(cut, lambda chunk: replace(chunk, corrections=None))
     for frame, beside, key in ((5, 4, (2, 0)), (17, 16, (5, 0)), (18, 16, (5, 1)), (36, 37, (9, 2))):
         source = torch.from_numpy(np.pad(plain[beside], ((0, 2), (0, 4), (0, 0)), mode="edge"))
-        moved = moved_onto(source.permute(2, 0, 1)[None].float() / 127.5 - 1, borrowed[key])
+        moved = moved_by(source.permute(2, 0, 1)[None].float() / 127.5 - 1, borrowed[key])
         expected = network_to_pixels(moved[:, :, None], 8)[0, :38, :44].astype(int)
         inside = (slice(8, -8), slice(8, -8))  # beyond the edges lies what is not in the file
         assert np.abs(expected - plain[frame])[inside].max() <= 1

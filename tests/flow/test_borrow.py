@@ -6,8 +6,8 @@ import torch
 from pictures import psnr, texture
 
 from cvvae_cli.engine.borrowing import Borrowing
-from cvvae_cli.flow.borrow import borrow, moved_onto
-from cvvae_cli.flow.field import FIRST, LAST, OTHERS, REFERENCE, SECOND
+from cvvae_cli.flow.borrow import borrow
+from cvvae_cli.flow.field import FIRST, LAST, OTHERS, REFERENCE, SECOND, moved_by
 
 HEIGHT, WIDTH = 96, 128
 
@@ -46,7 +46,7 @@ def test_what_lies_across_a_cut_is_borrowed(lengths, expected):
         assert torch.equal(left[number, :, OTHERS[part]], groups[number, :, REFERENCE])
         frame = groups[number - 1, :, -1] if part != LAST else groups[number + 1, :, 0]
         inside = (..., slice(16, -16), slice(24, -24))
-        there = moved_onto(frame[None], vectors)[0]
+        there = moved_by(frame[None], vectors)[0]
         assert psnr(there[inside], groups[number, :, OTHERS[part]][inside]) > 30  # it moved
         left[number, :, OTHERS[part]] = groups[number, :, OTHERS[part]]
     assert torch.equal(left, groups)  # nothing else is touched
