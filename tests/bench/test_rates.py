@@ -10,33 +10,27 @@ from cvvae_cli.cli.bench import show
 CURVE = [(0.01, 28.0), (0.02, 31.0), (0.05, 35.0), (0.1, 38.0)]
 
 
-def test_clips_with_frames_equal_to_their_source_are_named_and_compared_by_the_mean_error_or_left_out():
-    def row(
-        clip: str, model: str, quality: int, psnr_db: float | None, pooled: float | None = None
-    ) -> dict[str, object]:
-        rate = 0.01 * quality * (2 if model == "ours" else 1)
-        return {
-            "clip": clip,
-            "model": model,
-            "quality": quality,
-            "frames": 9,
-            "bits_per_pixel": rate,
-            "psnr_db": psnr_db,
-            "psnr_db_pooled": pooled,
-        }
+def row(clip: str, model: str, rate: float, psnr_db: float | None, pooled: float | None = None):
+    """Of one setting; which one, its rate says."""
+    found = {"clip": clip, "model": model, "quality": rate, "frames": 9}
+    return found | {"bits_per_pixel": rate, "psnr_db": psnr_db, "psnr_db_pooled": pooled}
 
-    rows = [row("lawn", model, n, 30 + n) for model in ("ours", "x264") for n in (1, 2, 3)]
+
+def test_clips_with_frames_equal_to_their_source_are_named_and_compared_by_the_mean_error_or_left_out():
+    rates = {"ours": 0.02, "x264": 0.01}
+    rows = [row("lawn", model, n * rate, 30 + n) for model, rate in rates.items() for n in (1, 2, 3)]
     rows += [
-        row("black", model, n, 30 + n if model == "ours" else None)
-        for model in ("ours", "x264")
+        row("black", model, n * rate, 30 + n if model == "ours" else None)
+        for model, rate in rates.items()
         for n in (1, 2)
     ]
     rows += [  # one setting of the four has such a frame
-        row("fade", model, n, None if (model, n) == ("x264", 1) else 50 - 9 * n, 30 + n)
-        for model in ("ours", "x264")
+        row("fade", model, n * rate, None if (model, n) == ("x264", 1) else 50 - 9 * n, 30 + n)
+        for model, rate in rates.items()
         for n in (1, 2)
     ]
     (found,) = summarize(rows, "x264")["bd"]
+    assert found["bd_rate"] == pytest.approx(1.0)
     assert found["bd_rate_of_clips"] == {"lawn": pytest.approx(1.0), "fade": pytest.approx(1.0)}
     assert found["clips_of_pooled_psnr"] == ["fade"]
     assert found["clips_left_out"] == ["black"]
@@ -75,12 +69,6 @@ def test_the_rate_at_a_quality_lies_between_points_and_not_beyond():
 
 
 def test_what_overlaps_is_shown_beside_what_does_not(capsys):
-    def row(clip: str, model: str, rate: float, psnr_db: float) -> dict[str, object]:
-        return {"clip": clip, "model": model, "quality": 1, "frames": 9} | {
-            "bits_per_pixel": rate,
-            "psnr_db": psnr_db,
-        }
-
     rows = [row("lawn", model, n / 100, 30 + n) for model in ("ours", "x264") for n in (1, 2, 3)]
     rows += [row("bars", "ours", n / 100, 60 + n) for n in (1, 2)]
     rows += [row("bars", "x264", n / 100, 20 + n) for n in (1, 2)]

@@ -36,7 +36,7 @@ from cvvae_cli.codec import encode_file, peak_memory_bytes
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.device import DTYPES, choose_placement, keep_freed_memory
 from cvvae_cli.engine.load import make_engine
-from cvvae_cli.latents import read_latents
+from cvvae_cli.latents import model_of, read_latents
 from cvvae_cli.metrics import METRICS, Metric, MetricOptions, Pair
 from cvvae_cli.metrics.lpips import FEATURES, HEADS, LpipsNetwork
 from cvvae_cli.models import winograd
@@ -289,7 +289,7 @@ def seek() -> None:
         make_clip(clip, frames, WIDTH, HEIGHT)
         encode_file(clip, path, EncodeOptions())
         with open_cvl(path) as cvl:
-            weights = Weights(spec)
+            spec, weights = model_of(cvl.header)
             engine = make_engine(spec, weights.build, placement)
 
             def shown(frame: int) -> float:
