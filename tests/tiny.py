@@ -53,6 +53,8 @@ JOINED = ACROSS + 1  # and of the one with a joiner
 CORRECTED = JOINED + 1  # and of the one whose frames are corrected
 PAINTED = CORRECTED + 1  # and of the one whose detail may be opaque
 BORROWING = PAINTED + 1  # and of the one whose frames may be those of the group beside
+GROUPED = BORROWING + 1  # and of the one whose symbols are coded in groups of channels
+CUTS = (1, 3)  # of its channels
 FILES = {
     FILLED: REFINED,
     CORRECTED: JOINED,
@@ -63,7 +65,8 @@ LATER = {
     CORRECTED: "prior-8",
     PAINTED: "prior-9",
     BORROWING: "prior-10",
-}  # coders without a tiny model of their own integers
+    GROUPED: "prior-11",
+}  # coders that the names of tiny models do not tell
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
     latent_channels=4, fine_channels=8, coarse_channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
@@ -75,7 +78,8 @@ def tiny_spec(number: int = 1) -> ModelSpec:
 
     The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner, tiny-10
     is tiny-9 that fills borders, tiny-11 fills them too and has another refiner, tiny-12 a joiner as well.
-    tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`, tiny-15 with `prior-10`.
+    tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`, tiny-15 with `prior-10`; tiny-16 has
+    integers of its own, of `prior-11`.
     """
     name, file = f"tiny-{number}", f"tiny-{FILES.get(number, number)}.safetensors"
     data = (GOLDEN / file).read_bytes()
@@ -364,6 +368,42 @@ def make_prior_weights() -> None:
     (GOLDEN / "tiny-6.safetensors").write_bytes(save(kept, metadata))
 
 
+def make_grouped_weights() -> None:
+    """tiny-16: tiny-12 with a prior that is trained on from that of tiny-6, in groups of channels."""
+    from cvvae_cli.train.config import PriorSection, TrainConfig
+    from cvvae_cli.train.symbols import PriorTrainee
+
+    register_all()
+    section = PriorSection(cuts=CUTS, clips=8)
+    trainee = PriorTrainee(
+        TrainConfig(task="prior", start=f"tiny-{JOINED}", prior=section), torch.device("cpu")
+    )
+    trainee.start(None)  # type: ignore[arg-type]  # nothing is drawn
+    samples = trainee._frozen["samples"]
+    for number in range(section.clips):
+        clip = torch.from_numpy(moving_picture(33, 64, 64, number)).permute(3, 0, 1, 2)[None]
+        samples[number] = trainee.coded(clip.contiguous().float() / 127.5 - 1, 10 + 90 * number // 7)
+    optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 3e-3)
+    torch.manual_seed(0)
+    for _ in range(300):
+        trainee.bits(list(samples.values()), torch.rand(8, *samples[0].scaled.shape)).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    tables = trainee.tables(None, section.clips)  # type: ignore[arg-type]
+    arrays = load_file(GOLDEN / f"tiny-{JOINED}.safetensors") | tables.to_tensors()
+    config = Weights(tiny_spec(JOINED)).config
+    metadata = {"model": f"tiny-{GROUPED}", "base": "tiny-8", "config": json.dumps(config)}
+    (GOLDEN / f"tiny-{GROUPED}.safetensors").write_bytes(save(arrays, metadata))
+
+
+def register_all() -> None:
+    from cvvae_cli import store
+
+    numbers = (n for n in range(1, GROUPED + 1) if (GOLDEN / f"tiny-{FILES.get(n, n)}.safetensors").exists())
+    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in numbers})
+    store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
+
+
 GOLDENS = {
     "v1.0-context": {"model": "tiny-1"},
     "v1.0-prior": {"model": "tiny-2", "quality": 8.5},
@@ -376,13 +416,14 @@ GOLDENS = {
     "v1.0-corrected": {"model": f"tiny-{CORRECTED}", "quality": 8.5},
     "v1.0-painted": {"model": f"tiny-{PAINTED}", "quality": 8.5},
     "v1.0-borrowing": {"model": f"tiny-{BORROWING}", "quality": 8.5},
+    "v1.0-grouped": {"model": f"tiny-{GROUPED}", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
 
 def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     """Write golden files of format 1.0, their symbols or latents, and their frames."""
-    from cvvae_cli import codec, latents, store
+    from cvvae_cli import codec, latents
     from cvvae_cli.bitstream import cosine_choice
     from cvvae_cli.bitstream.coders import ENTROPY_CODERS
     from cvvae_cli.engine.device import choose_placement
@@ -390,20 +431,19 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     from cvvae_cli.options import EncodeOptions
 
     refinement.WORTHLESS, align.LEAST_GAIN = 1.0, -0.1  # so that fields hold something in all their parts
-    MODELS.update({f"tiny-{n}": tiny_spec(n) for n in range(1, BORROWING + 1)})
-    store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
+    register_all()
     source = GOLDEN / "source.mkv"
     for name in names:
         options = GOLDENS[name]
         # so that not all is shown, nor corrected, however bad the network
         kind = name.removeprefix("v1.0-")
-        prices = {"corrected": 2000.0, "painted": 5000.0, "borrowing": 5000.0}
+        prices = {"corrected": 2000.0, "painted": 5000.0, "borrowing": 5000.0, "grouped": 5000.0}
         cosine_choice.LAST_PRICE = prices.get(kind, cosine_choice.FIRST_PRICE)
         write_golden_source(
             source,
             is_slow=kind in ("linked", "detailed"),
-            is_drawn=kind in ("painted", "borrowing"),
-            changes=(10, 16, 23) if kind == "borrowing" else None,
+            is_drawn=kind in ("painted", "borrowing", "grouped"),
+            changes=(10, 16, 23) if kind in ("borrowing", "grouped") else None,
         )
         golden = GOLDEN / f"{name}.cvl"
         codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))
@@ -450,6 +490,6 @@ def write_golden_source(
 
 
 if __name__ == "__main__":
-    make_goldens(
-        ["v1.0-borrowing"]
-    )  # the weights of tiny-6, and so of those after it, are of make_prior_weights
+    # the weights of tiny-6, and so of those after it, are of make_prior_weights; those of tiny-16 of
+    # make_grouped_weights
+    make_goldens(["v1.0-grouped"])

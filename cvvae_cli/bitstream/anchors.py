@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder, Picture, vector_price
-from cvvae_cli.bitstream.prior import as_plane
+from cvvae_cli.bitstream.prior import GroupedTables, as_plane
 from cvvae_cli.bitstream.residuals import (
     CENTER,
     Aligned,
@@ -222,3 +222,13 @@ class BorrowingCoder(PaintedCoder):
 
     name = "prior-10"
     borrows = True
+
+
+class GroupedCoder(BorrowingCoder):
+    """`prior-11` of one quality level: `prior-10` whose symbols are coded in groups of channels.
+
+    A position says of its own first channels how busy it is, before the others are predicted.
+    """
+
+    name = "prior-11"
+    tables_kind = GroupedTables

@@ -16,6 +16,7 @@ from cvvae_cli.bitstream.anchors import (
     BorrowingCoder,
     CorrectedCoder,
     DetailedCoder,
+    GroupedCoder,
     LinkedCoder,
     PaintedCoder,
 )
@@ -116,4 +117,5 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-8": CorrectedCoder,
     "prior-9": PaintedCoder,
     "prior-10": BorrowingCoder,
+    "prior-11": GroupedCoder,
 }

@@ -178,7 +178,8 @@ class MotionCoder(PriorCoder):
     ) -> MotionCoder:
         """With the integers that lie with a model's weights."""
         level = cls.checked(level)
-        return cls(PriorTables.from_tensors(tensors), MotionTables.from_tensors(tensors), level, device)
+        tables = cls.tables_kind.from_tensors(tensors)
+        return cls(tables, MotionTables.from_tensors(tensors), level, device)
 
     @property
     def first_other_table(self) -> int:

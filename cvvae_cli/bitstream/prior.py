@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -81,11 +82,50 @@ class PriorTables:
         }
         if any(getattr(tables, name).shape != shape for name, shape in shapes.items()):
             raise WeightsError("the prior's weights are damaged")
+        tables.check()
         check_frequencies(tables.frequencies, len(tables.frequencies))
         return tables
 
+    def check(self) -> None:
+        """Raise WeightsError if what a later prior adds is unfit."""
+
+    @property
+    def channels(self) -> int:
+        return self.linear.shape[2]
+
+    @property
+    def groups(self) -> list[slice]:
+        """The channels that are coded together in a pass, one group after the other."""
+        return [slice(0, self.channels)]
+
+    def beside_of(self, index: int) -> list[np.ndarray]:
+        """Of a pass and each group but the first: weights (2 n, W) of what is known at the place itself."""
+        return []
+
     def to_tensors(self) -> dict[str, np.ndarray]:
         return tensors_of(self, "prior")
+
+
+@dataclass(frozen=True)
+class GroupedTables(PriorTables):
+    """The integers of `prior-11`: each position is coded in groups of channels that see those before them."""
+
+    cuts: np.ndarray  # uint8 (G - 1,): the channel that each group but the first begins with, ascending
+    beside: np.ndarray  # int16 (4, G - 1, 2C, W): of values at the place itself; zero where not known yet
+
+    def check(self) -> None:
+        width, cuts = self.conv2.shape[1], self.cuts.astype(int)
+        steps = np.diff([0, *cuts, self.channels])
+        if self.beside.shape != (len(PASSES), len(cuts), 2 * self.channels, width) or steps.min() < 1:
+            raise WeightsError("the prior's weights are damaged")
+
+    @property
+    def groups(self) -> list[slice]:
+        return [slice(*each) for each in pairwise([0, *self.cuts.tolist(), self.channels])]
+
+    def beside_of(self, index: int) -> list[np.ndarray]:
+        halves = self.beside[index].reshape(len(self.cuts), 2, self.channels, self.beside.shape[-1])
+        return [np.concatenate(half[:, :cut]) for half, cut in zip(halves, self.cuts, strict=True)]
 
 
 def at_level(rows: np.ndarray, kind: int, level: int) -> np.ndarray:
@@ -117,7 +157,7 @@ class PriorNetwork:
         def tensor(values: np.ndarray, kind: torch.dtype = dtype) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device, kind)
 
-        width, self.channels = tables.conv2.shape[1], tables.linear.shape[2]
+        width, self.channels, self.groups = tables.conv2.shape[1], tables.channels, tables.groups
         self.device = device
         self.dtype = dtype
         self.bins = bins
@@ -142,8 +182,15 @@ class PriorNetwork:
             tensor((tables.known[index, : len(taps)].reshape(-1, width) * scale[2 + 2 * index]).T)
             for index, taps in TAPS.items()
         ]
+        self.beside = [
+            [tensor((weights * scale[2 + 2 * index]).T) for weights in tables.beside_of(index)]
+            for index in range(len(PASSES))
+        ]
         self.bias = tensor(tables.bias * scale[1:])
-        self.head, self.head_bias = tensor(tables.head.transpose(0, 2, 1)), tensor(tables.head_bias)
+        heads = tables.head.transpose(0, 2, 1).reshape(len(PASSES), 3, self.channels, width)
+        biases = tables.head_bias.reshape(len(PASSES), 3, self.channels)
+        self.head = [[tensor(head[:, g].reshape(-1, width)) for g in self.groups] for head in heads]
+        self.head_bias = [[tensor(bias[:, g].reshape(-1)) for g in self.groups] for bias in biases]
         shifts = tables.head_shift.astype(np.int32).reshape(len(PASSES), 3, self.channels)
         self.head_shift = tensor(shifts, torch.int32)
         self.head_half = tensor((1 << shifts) >> 1, torch.int32)
@@ -232,6 +279,7 @@ class PriorCoder(ResidualCoder):
     name = "prior-1"
     price = PRICE
     tables_per_bin = PHASES
+    tables_kind: type[PriorTables] = PriorTables
     fraction = 0  # bits after the point of what the network is given as the frame before
 
     def __init__(self, tables: PriorTables, level: int, device: str = "cpu") -> None:
@@ -247,7 +295,7 @@ class PriorCoder(ResidualCoder):
         cls, tensors: Mapping[str, np.ndarray], level: int | None, device: str = "cpu"
     ) -> PriorCoder:
         """With the integers that lie with a model's weights."""
-        return cls(PriorTables.from_tensors(tensors), cls.checked(level), device)
+        return cls(cls.tables_kind.from_tensors(tensors), cls.checked(level), device)
 
     @classmethod
     def checked(cls, level: int | None) -> int:
@@ -328,11 +376,15 @@ class PriorFrame:
         for index, (top, left) in enumerate(PASSES):
             if top >= self.h or left >= self.w:
                 continue  # a plane of one row or column has no such positions
-            symbols = yield (
-                (slice(None), slice(top, None, 2), slice(left, None, 2)),
-                self.predict(index),
-            )
-            self.set(index, symbols)
+            total, means = self._view(index), self._linear_means(index)
+            for number, channels in enumerate(self.network.groups):
+                if number:
+                    total = total + self._from_beside(index, number)
+                symbols = yield (
+                    (channels, slice(top, None, 2), slice(left, None, 2)),
+                    self.predict(index, number, total, means),
+                )
+                self.set(index, channels, symbols)
 
     def _temporal(self, earlier: Tensor) -> Tensor:
         """Activations (h, w, W) from the frames before."""
@@ -349,26 +401,41 @@ class PriorFrame:
         every = around(p, slice(1, 1 + self.h), slice(1, 1 + self.w))
         return [p[1:-1, 1:-1], *every, earlier.to(p.dtype)]
 
-    def predict(self, index: int) -> Prediction:
-        """Of the positions of a pass, in the order of channel, row, column."""
+    def _view(self, index: int) -> Tensor:
+        """(n, W): what the positions of a pass are seen by, sums that are not active yet."""
         network = self.network
         top, left = PASSES[index]
         x = self.trunk[top::2, left::2]
         rows, columns, width = x.shape
         total = multiply(x.reshape(-1, width), network.trunk[index], network.bias[1 + 2 * index])
-        if index:
-            total += self._from_known(index, rows, columns)
-        x = activate(multiply(activate(total), network.hidden[index], network.bias[2 + 2 * index]))
-        total = multiply(x, network.head[index], network.head_bias[index])
+        return total.add_(self._from_known(index, rows, columns)) if index else total
+
+    def predict(self, index: int, number: int, total: Tensor, means: tuple[Tensor, Tensor]) -> Prediction:
+        """Of a pass and a group of channels, in the order of channel, row, column.
+
+        `total` (n, W) is what is known of each position; the linear means are of all channels.
+        """
+        network = self.network
+        top, left = PASSES[index]
+        channels = network.groups[number]
+        # a sum that later groups add to stays as it is
+        active = activate(total.clone() if number + 1 < len(network.groups) else total)
+        x = activate(multiply(active, network.hidden[index], network.bias[2 + 2 * index]))
+        found = multiply(x, network.head[index][number], network.head_bias[index][number])
+        both = tuple(mean[..., channels] for mean in means)
+        rows, columns = both[0].shape[:2]
         mean, bins = (
             plane.view(rows, columns, -1).permute(2, 0, 1).contiguous()
-            for plane in self._decide(index, total, rows, columns)
+            for plane in self._decide(index, channels, found, both)
         )
-        guess = predicted(mean, bins) if self.moves is None else self._in_fractions(mean, bins, top, left)
+        if self.moves is None:
+            guess = predicted(mean, bins)
+        else:
+            guess = self._in_fractions(mean, bins, channels, top, left)
         symbols, signs, tables = (part.to("cpu", torch.int32).numpy() for part in guess)
         return Prediction(symbols, signs, tables, network.symbol_bits)
 
-    def _in_fractions(self, mean: Tensor, bins: Tensor, top: int, left: int) -> Parts:
+    def _in_fractions(self, mean: Tensor, bins: Tensor, channels: slice, top: int, left: int) -> Parts:
         """A prediction that counts residuals from the mean where something moves, with tables of its own."""
         network = self.network
         coarser = MEAN_BITS - network.symbol_bits
@@ -377,7 +444,7 @@ class PriorFrame:
         moves = self.moves[top::2, left::2]
         anchors = torch.zeros_like(mean)
         if self.anchors is not None:
-            anchors += self.anchors[top::2, left::2].permute(2, 0, 1)
+            anchors += self.anchors[top::2, left::2, channels].permute(2, 0, 1)
         symbols, signs, tables = predicted(mean - (anchors << coarser), bins)
         symbols = (symbols << network.symbol_bits) + anchors
         symbols = torch.where(moves, (mean + (1 << coarser >> 1)) >> coarser, symbols)
@@ -394,21 +461,31 @@ class PriorFrame:
             seen[:, :, number] = self.seen[1 + top + down :: 2, 1 + left + right :: 2][:rows, :columns]
         return multiply(seen.view(rows * columns, -1), self.network.known[index])
 
-    def _decide(self, index: int, total: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """Means in 2^-12, int64, and bins of spread (n, C), from the head's sums."""
+    def _from_beside(self, index: int, number: int) -> Tensor:
+        """(n, W): what the channels that are known at a position say of a group of others there."""
+        top, left = PASSES[index]
+        seen = self.seen[1 + top : 1 + self.h : 2, 1 + left : 1 + self.w : 2]
+        known, channels = self.network.groups[number].start, self.network.channels
+        both = torch.cat([seen[..., :known], seen[..., channels : channels + known]], dim=2)
+        return multiply(both.view(-1, 2 * known), self.network.beside[index][number - 1])
+
+    def _decide(
+        self, index: int, channels: slice, total: Tensor, means: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Means in 2^-12, int64, and bins of spread (n, C), from the head's sums and the linear means."""
         network = self.network
-        gate_shift, _, spread_shift = network.head_shift[index]
-        gate_half, _, spread_half = network.head_half[index]
-        gate, change, spread = total.view(-1, 3, network.channels).unbind(1)
-        bins = spread.to(torch.int32).add_(network.spread[self.kind][index]).add_(spread_half)
+        gate_shift, _, spread_shift = (part[channels] for part in network.head_shift[index])
+        gate_half, _, spread_half = (part[channels] for part in network.head_half[index])
+        gate, change, spread = total.view(len(total), 3, -1).unbind(1)
+        bins = spread.to(torch.int32).add_(network.spread[self.kind][index][channels]).add_(spread_half)
         bins = bins.bitwise_right_shift_(spread_shift).clamp_(0, network.bins - 1)
         gate = gate.to(torch.int32).add_(gate_half).bitwise_right_shift_(gate_shift)
         gate = gate.clamp_(-GATE_CENTER, GATE_CENTER - 1).add_(GATE_CENTER)
         share = network.gate.index_select(0, gate.view(-1)).view(gate.shape)
-        first, second = (p.view(-1, network.channels) for p in self._linear_means(index))
+        first, second = (mean.reshape(gate.shape) for mean in means)
         # (w m0 + (256 - w) m1) // 256, and the change << 12 >> its shift: a power of two, so it is exact
-        mean = share.mul_(first.sub_(second)).bitwise_right_shift_(GATE_BITS).add_(second)
-        mean += (change * network.change_scale[index]).floor_().to(torch.int64)
+        mean = share.mul_(first - second).bitwise_right_shift_(GATE_BITS).add_(second)
+        mean += (change * network.change_scale[index][channels]).floor_().to(torch.int64)
         return mean, bins
 
     def _linear_means(self, index: int) -> tuple[Tensor, Tensor]:
@@ -431,18 +508,18 @@ class PriorFrame:
             means.append(mean.add_(weights[8]))
         return means[0], means[1]
 
-    def set(self, index: int, symbols: np.ndarray) -> None:
-        """Make the symbols (C, rows, columns) of a pass known."""
+    def set(self, index: int, channels: slice, symbols: np.ndarray) -> None:
+        """Make the symbols (n, rows, columns) of some channels of a pass known."""
         top, left = PASSES[index]
         values = as_plane(symbols, self.network.device)
         finer = values << self.network.finer
-        innovation = finer - self.before[top::2, left::2]
+        innovation = finer - self.before[top::2, left::2, channels]
         inside = (slice(1 + top, 1 + self.h, 2), slice(1 + left, 1 + self.w, 2))
-        self.symbols[inside] = values.to(self.symbols.dtype)
+        self.symbols[(*inside, channels)] = values.to(self.symbols.dtype)
         seen = self.seen[inside]
-        channels = self.network.channels
-        seen[..., :channels] = self.network.compressed(finer)
-        seen[..., channels:] = self.network.compressed(innovation)
+        count = self.network.channels
+        seen[..., channels] = self.network.compressed(finer)
+        seen[..., count:][..., channels] = self.network.compressed(innovation)
 
 
 def around(padded: Tensor, rows: slice, columns: slice) -> list[Tensor]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cvvae_cli.models.compact import CompactConfig
 
 NETWORK_PREFIX = "network."
+GROUPED = "prior-11"  # the coder of models that have the integers of groups of channels
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ def spec_of_file(path: Path) -> ModelSpec:
         return replace(
             spec,
             name=name,
-            coder="prior-10" if config.joiner_width else spec.coder,
+            coder=GROUPED if "prior.cuts" in names else "prior-10" if config.joiner_width else spec.coder,
             weights_file=str(path.resolve()),
             weights_sha256=sha256,
             base=base,

@@ -157,12 +157,23 @@ class RefinerSection(JoinerSection):
 
 
 @dataclass(frozen=True)
+class PriorSection:
+    """Of `task = "prior"`: the samples it learns from, and how positions are coded."""
+
+    cuts: tuple[int, ...] = ()  # the channel that each group but the first begins with; none: all together
+    clips: int = 400
+    frames: int = 25
+    size: int = 256
+    first_weight: float = 0.15  # of the logarithm of a first latent frame's bits, beside that of all
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The whole recipe. `task` is "codec" (train/coder.py), "latents" (train/latents.py), "refiner"
-    (train/refiner.py) or "joiner" (train/joiner.py)."""
+    (train/refiner.py), "joiner" (train/joiner.py) or "prior" (train/symbols.py)."""
 
     name: str = "compact"
-    task: Literal["codec", "latents", "refiner", "joiner"] = "codec"
+    task: Literal["codec", "latents", "refiner", "joiner", "prior"] = "codec"
     architecture: str = "compact"  # or one of the paper's networks, with `network` as its configuration
     network: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -175,6 +186,7 @@ class TrainConfig:
     sharpen: SharpenSection = field(default_factory=SharpenSection)
     refiner: RefinerSection = field(default_factory=RefinerSection)
     joiner: JoinerSection = field(default_factory=JoinerSection)
+    prior: PriorSection = field(default_factory=PriorSection)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -200,6 +212,7 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
         "sharpen": SharpenSection,
         "refiner": RefinerSection,
         "joiner": JoinerSection,
+        "prior": PriorSection,
     }
     built = {
         name: build_section(sections[name], value, name) if name in sections else value

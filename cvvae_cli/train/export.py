@@ -29,6 +29,7 @@ from cvvae_cli.train.motion import rounded_motion
 from cvvae_cli.train.prior import CodedClip, Levels, Rounder, fit_frequencies, interpolate
 from cvvae_cli.train.refiner import RefinerTrainee
 from cvvae_cli.train.sharpen import sharpen
+from cvvae_cli.train.symbols import PriorTrainee
 from cvvae_cli.train.trainee import Trainee
 from cvvae_cli.train.turn import turned
 
@@ -44,18 +45,33 @@ def export(trainee: Trainee, config: TrainConfig, path: Path) -> None:
         export_latents(trainee, config, path)
     elif isinstance(trainee, RefinerTrainee):
         export_refiner(trainee, config, path)
+    elif isinstance(trainee, PriorTrainee):
+        export_prior(trainee, config, path)
 
 
 def export_refiner(trainee: RefinerTrainee, config: TrainConfig, path: Path) -> None:
     """Write what was trained, fp16, beside what the model it began with adds to its base, which is named."""
+    prefix = f"{NETWORK_PREFIX}{trainee.part}."
+    shape = {f"{trainee.part}_{name}": getattr(trainee.section, name) for name in trainee.shape}
+    write_beside(path, config, network_arrays(trainee.refiner, prefix), prefix, shape)
+
+
+def export_prior(trainee: PriorTrainee, config: TrainConfig, path: Path) -> None:
+    """Write the integers of a prior beside what the model it began with adds to its base, which is named."""
+    sampler = ClipSampler(find_sources(config.data.folders, config.data.exclude), config.data, config.seed)
+    write_beside(path, config, trainee.tables(sampler, TABLE_CLIPS).to_tensors(), "prior.", {})
+
+
+def write_beside(
+    path: Path, config: TrainConfig, arrays: dict[str, np.ndarray], prefix: str, shape: dict[str, Any]
+) -> None:
+    """Write arrays in place of those of that prefix which the model of `start` adds to its base."""
     assert config.start is not None
     start = find_model_or_file(config.start)
-    weights, prefix = Weights(start), f"{NETWORK_PREFIX}{trainee.part}."
+    weights = Weights(start)
     added = {} if start.base is None else load(weights.data)
     kept = {name: array for name, array in added.items() if not name.startswith(prefix)}
-    shape = {f"{trainee.part}_{name}": getattr(trainee.section, name) for name in trainee.shape}
-    arrays = kept | network_arrays(trainee.refiner, prefix)
-    write(path, arrays, config, weights.config | shape, base=start.base or start.name)
+    write(path, kept | arrays, config, weights.config | shape, base=start.base or start.name)
 
 
 def export_coder(coder: Coder, config: TrainConfig, path: Path, *, clips: int = TABLE_CLIPS) -> None:

@@ -39,11 +39,13 @@ from cvvae_cli.train.parallel import (
     wait_for_all,
 )
 from cvvae_cli.train.refiner import RefinerTrainee
+from cvvae_cli.train.symbols import PriorTrainee
 from cvvae_cli.train.trainee import Figures, Trainee
 
 EVALUATION_FRAMES = 33
 CHECKPOINT = "checkpoint.safetensors"
-OF_THE_MODEL = ("task", "architecture", "network", "model", "refiner", "joiner")  # what a run cannot change
+# what a run cannot change
+OF_THE_MODEL = ("task", "architecture", "network", "model", "refiner", "joiner", "prior")
 TRAINED = "coder"  # the prefix of what is trained, from when a coder was all there was
 LogLine = dict[str, Any]
 
@@ -78,6 +80,8 @@ def build_trainee(config: TrainConfig, device: torch.device) -> Trainee:
         return RefinerTrainee(config, device)
     if config.task == "joiner":
         return JoinerTrainee(config, device)
+    if config.task == "prior":
+        return PriorTrainee(config, device)
     return LatentTrainee(config, device)
 
 
@@ -210,10 +214,10 @@ class Averages:
 
     def take(self) -> LogLine:
         means = {key: value / self.count for key, value in self.sums.items()}
-        mse = means.pop("mse")
+        mse = means.pop("mse", None)
         self.__init__()  # type: ignore[misc]
         return {
-            "psnr_db": round(psnr_of_mse(mse, 1.0), 3),
+            **({} if mse is None else {"psnr_db": round(psnr_of_mse(mse, 1.0), 3)}),
             **{k: float(f"{v:.5g}") for k, v in means.items()},
         }
 

@@ -1,8 +1,11 @@
-"""The prior of `prior-5` to `prior-7` in floats, as training shapes it, and its rounding to integers."""
+"""The prior of `prior-5` to `prior-11` in floats, as training shapes it, and its rounding to integers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,10 @@ from torch.nn import functional
 from cvvae_cli.bitstream.anchors import OFFSETS, AlignedCoder, offset_tables
 from cvvae_cli.bitstream.context import PASSES
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, MotionTables
-from cvvae_cli.bitstream.prior import FEATURES, LARGEST, PRICE, TAPS, PriorTables
+from cvvae_cli.bitstream.prior import FEATURES, LARGEST, PRICE, TAPS, GroupedTables, PriorTables
 from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES
 from cvvae_cli.bitstream.vectors import still
+from cvvae_cli.models.layers import zero_init
 from cvvae_cli.train.motion import MotionPrediction
 from cvvae_cli.train.tables import as_frequencies, count_values
 
@@ -60,9 +64,12 @@ class Levels:
 class PassNetwork(nn.Module):
     """What one pass computes at its positions."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, cuts: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.known = nn.Conv2d(2 * channels, width, 3, padding=1)
+        self.beside = nn.ModuleList(nn.Conv2d(2 * cut, width, 1, bias=False) for cut in cuts)
+        for layer in self.beside:
+            zero_init(layer)
         self.trunk = nn.Conv2d(width, width, 1)
         self.hidden = nn.Conv2d(width, width, 1)
         self.head = nn.Conv2d(width, 3 * channels, 1)
@@ -73,15 +80,17 @@ class PassNetwork(nn.Module):
 class LatentPrior(nn.Module):
     """Mean and log scale of a logistic for every symbol. bitstream/motion.py is its integer twin."""
 
-    def __init__(self, channels: int, width: int = 96) -> None:
+    def __init__(self, channels: int, width: int = 96, cuts: tuple[int, ...] = ()) -> None:
+        """`cuts`: the channel that each group but the first begins with, ascending."""
         super().__init__()
         self.channels = channels
+        self.cuts = cuts
         self.motion = MotionPrediction(channels)
         self.kind = nn.Parameter(torch.zeros(3, width))
         self.level = nn.Parameter(torch.zeros(ANCHORS, width))
         self.conv1 = nn.Conv2d(2 * channels, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.heads = nn.ModuleList(PassNetwork(channels, width) for _ in PASSES)
+        self.heads = nn.ModuleList(PassNetwork(channels, width, cuts) for _ in PASSES)
         self.scale_kind = nn.Parameter(torch.zeros(3, channels))
         self.scale_level = nn.Parameter(torch.zeros(ANCHORS, channels))
         linear = torch.zeros(len(PASSES), 2, channels, FEATURES)
@@ -98,6 +107,10 @@ class LatentPrior(nn.Module):
         Vectors are (B, t - 1, 2, rows, columns); `aligned` (B, t - 1) says of which latent frames the frames
         were moved onto one.
         """
+        return self.given(decoded, self.expected(decoded, vectors, aligned, levels), levels)
+
+    def given(self, decoded: Tensor, expected: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+        """The same by what each latent frame is expected to be, in cells, (B, C, t, h, w)."""
         b, c, t, h, w = decoded.shape
 
         def frames(x: Tensor) -> Tensor:
@@ -105,17 +118,21 @@ class LatentPrior(nn.Module):
 
         nothing = torch.zeros_like(decoded[:, :, :1])
         earlier = torch.cat([nothing, decoded[:, :, :-1]], 2)
-        x, p, q = frames(decoded), frames(self.expected(decoded, vectors, aligned, levels)), frames(earlier)
+        x, p, q = frames(decoded), frames(expected), frames(earlier)
         kinds = torch.arange(t, device=x.device).clamp(max=2).repeat(b)
         trunk, spread = self.temporal(p, q, kinds, levels.place.repeat_interleave(t))
         features = [p, *around(p), q]
+        seen = torch.cat([torch.asinh(x), torch.asinh(x - p)], 1)
         means, scales, known = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x[:1, :1])
-        for index, start in enumerate(PASSES):
-            here = torch.zeros_like(known)
-            here[..., start[0] :: 2, start[1] :: 2] = 1
-            mean, scale = self.in_pass(index, trunk, x * known, p * known, features)
-            means, scales = means + mean * here, scales + (scale + spread) * here
-            known = known + here
+        for index, (top, left) in enumerate(PASSES):
+            if top >= h or left >= w:
+                continue  # a plane of one row or column has no such positions
+            here = (..., slice(top, None, 2), slice(left, None, 2))
+            now = [*features, *around(x * known)] if index else features
+            mean, scale = self.in_pass(index, trunk[here], seen, known, [each[here] for each in now])
+            means[here], scales[here] = mean.to(x.dtype), (scale + spread).to(x.dtype)
+            known = known.clone()  # the products above remember it as it was
+            known[here] = 1
 
         def back(y: Tensor) -> Tensor:
             return y.reshape(b, t, c, h, w).transpose(1, 2)
@@ -174,16 +191,26 @@ class LatentPrior(nn.Module):
         return functional.relu(self.conv2(x)), spread[:, :, None, None]
 
     def in_pass(
-        self, index: int, trunk: Tensor, now: Tensor, before: Tensor, features: list[Tensor]
+        self, index: int, trunk: Tensor, seen: Tensor, known: Tensor, features: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log scale at every position; `now` and `before` are zero where `now` is not known."""
-        head = self.heads[index]
+        """Mean and log scale at the positions of a pass.
+
+        `seen` is of the whole plane, of which `known` says what is; all else is of these positions.
+        """
+        head, (top, left) = self.heads[index], PASSES[index]
         x = head.trunk(trunk)
         if index:
-            x = x + head.known(channels_last(torch.cat([torch.asinh(now), torch.asinh(now - before)], 1)))
-            features = features + around(now)
-        x = functional.relu(head.hidden(functional.relu(x)))
-        gate, change, scale = head.head(x).chunk(3, 1)
+            around_these = functional.pad(channels_last(seen * known), (1, 1, 1, 1))[..., top:, left:]
+            x = x + functional.conv2d(around_these, head.known.weight, head.known.bias, stride=2)
+        own, change = seen[..., top::2, left::2].split(self.channels, 1)
+        found = []
+        for number, (first, last) in enumerate(pairwise([0, *self.cuts, self.channels])):
+            if number:
+                beside = torch.cat([own[:, :first], change[:, :first]], 1)
+                x = x + head.beside[number - 1](channels_last(beside))
+            out = head.head(functional.relu(head.hidden(functional.relu(x))))
+            found.append([part[:, first:last] for part in out.chunk(3, 1)])
+        gate, change, scale = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
         means = []
         for weights in self.linear[index]:
             mean = weights[:, 8, None, None]
@@ -243,11 +270,17 @@ class Rounder:
     @torch.inference_mode()
     def measure(self, decoded: Tensor, aligned: Tensor, levels: Levels) -> None:
         """Note the largest activations of each channel."""
+        with self.noting():
+            self.prior(decoded, self.prior.motion.vectors(decoded * levels.step), aligned, levels)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note them of whatever the prior is given."""
         hooks = [
             layer.register_forward_pre_hook(lambda _, x, name=name: self._note(name, x[0]))
             for name, layer in self._inputs()
         ]
-        self.prior(decoded, self.prior.motion.vectors(decoded * levels.step), aligned, levels)
+        yield
         for hook in hooks:
             hook.remove()
 
@@ -276,7 +309,12 @@ class Rounder:
         for index, head in enumerate(prior.heads):
             parts.append(self._round_pass(index, head, unit, shifts, biases))
         gate = np.arange(-128, 128) / GATE_STEPS + FIRST_GATE
-        return PriorTables(
+        kind, grouped = PriorTables, {}
+        if prior.cuts:
+            kind = GroupedTables
+            grouped["cuts"] = np.array(prior.cuts, np.uint8)
+            grouped["beside"] = np.stack([p["beside"] for p in parts]).astype(np.int16)
+        return kind(
             compress=compressing(),
             embed=embed_q.astype(np.int32),
             conv1=conv1[0].astype(np.int16),
@@ -293,6 +331,7 @@ class Rounder:
             gate=np.rint(256 / (1 + np.exp(-gate))).astype(np.int16),
             linear=np.rint(w(prior.linear) * 4096).astype(np.int32),
             frequencies=frequencies_of(np.zeros((tables_for(prior.channels), ALPHABET))),
+            **grouped,
         )
 
     def _round_pass(
@@ -307,12 +346,13 @@ class Rounder:
         known = np.zeros((8, *taps(head.known).shape[1:]))
         for number, (down, right) in enumerate(TAPS[index]):
             known[number] = taps(head.known)[3 * (down + 1) + right + 1]
+        beside = np.zeros((len(self.prior.cuts), 2, channels, known.shape[2]))
+        for number, cut in enumerate(self.prior.cuts):
+            beside[number, :, :cut] = taps(head.beside[number]).reshape(2, cut, -1)
         bias = w(head.trunk.bias) + (w(head.known.bias) if index else 0)
-        both, shift, (bias1,) = rounded(
-            [
-                (taps(head.trunk), unit["x2"], LARGEST),
-                (known, 1 / COMPRESS_STEPS, COMPRESS_LARGEST),
-            ],
+        seen = np.concatenate([known, beside.reshape(len(beside), *known.shape[1:])])
+        (trunk, seen), shift, (bias1,) = rounded(
+            [(taps(head.trunk), unit["x2"], LARGEST), (seen, 1 / COMPRESS_STEPS, COMPRESS_LARGEST)],
             unit[f"h{index}"],
             [bias],
         )
@@ -328,8 +368,9 @@ class Rounder:
             [(taps(head.head), unit[f"g{index}"], LARGEST)], units, [w(head.head.bias) + offset, base]
         )
         return {
-            "trunk": both[0][0],
-            "known": both[1],
+            "trunk": trunk[0],
+            "known": seen[: len(known)],
+            "beside": seen[len(known) :],
             "hidden": hidden[0][0],
             "head": out[0][0],
             "head_bias": head_bias,

@@ -43,7 +43,10 @@ def restore_pass(head: nn.Module, index: int, tables: PriorTables, trunk_unit: n
     """The layers of one pass; returns its part of the log scale, (kinds and anchors, C)."""
     shifts, biases = tables.shift[2 + 2 * index :], tables.bias[1 + 2 * index :]
     parts = [(tables.trunk[index][None], trunk_unit), (tables.known[index], INPUT)]
-    (trunk, known), unit = in_floats(parts, shifts[0])
+    parts += [(weights[None], INPUT) for weights in tables.beside_of(index)]
+    (trunk, known, *beside), unit = in_floats(parts, shifts[0])
+    for layer, weights in zip(head.beside, beside, strict=False):  # groups that are new know nothing yet
+        put(layer.weight, weights[0].T[..., None, None])
     put_taps(head.trunk, trunk, scaled(biases[0], shifts[0], unit))
     every = np.zeros((9, *known.shape[1:]))
     for number, (down, right) in enumerate(TAPS[index]):

@@ -23,8 +23,10 @@ shape = (3, 4, 45, 61)
 scaled = np.random.default_rng(0).laplace(0, 4, shape).astype(np.float32)
 scaled[2] = np.roll(scaled[1], 3, 2)  # something moves
 for number, (name, kind) in enumerate(ENTROPY_CODERS.items(), 1):  # tiny-1 has the first coder, and so on
-    file = weights / f"tiny-{min(number, 8)}.safetensors"
-    coder = kind.of_model(load_file(file), 85 if number > 1 else None)
+    arrays = load_file(weights / f"tiny-{min(number, 8)}.safetensors")
+    if name == "prior-11":  # which has integers of its own
+        arrays |= load_file(weights / "tiny-16.safetensors")
+    coder = kind.of_model(arrays, 85 if number > 1 else None)
     if task == "encode":
         data = coder.pack(coder.choose(scaled, ()))
         (folder / name).write_bytes(data)

@@ -336,6 +336,7 @@ DECODERS = {
     "prior-8": decode_anchored_frame,
     "prior-9": decode_anchored_frame,
     "prior-10": decode_anchored_frame,
+    "prior-11": decode_anchored_frame,
 }
 
 
@@ -689,45 +690,49 @@ def decode_passes(ans, header, tables, kind, p, q, fraction, bins, bits=0, movin
     corners = ((-1, -1), (-1, 1), (1, -1), (1, 1))
     taps = ((), corners, row + column, row + column + corners)
     spreads = [level_row([k[index] for k in tables["spread"]], kind, level) for index in range(4)]
+    cuts = tables["cuts"] if version(header) >= 11 else []
+    sums = {}
     for index, (top, side) in enumerate(((0, 0), (1, 1), (0, 1), (1, 0))):
-        guesses = []
-        for y in range(top, h, 2):
-            for x in range(side, w, 2):
-                total = product(tables["trunk"][index], trunk[y, x])
-                for number, (dy, dx) in enumerate(taps[index]):
-                    if (0, y + dy, x + dx) in frame:
-                        near = view(frame, fraction, p, 0, y + dy, x + dx)
-                        more = product(tables["known"][index][number], near)
-                        total = [a + b for a, b in zip(total, more, strict=True)]
-                total = map(sum, zip(total, bias[1 + 2 * index], strict=True))
-                hidden = product(tables["hidden"][index], active(total, tables["shift"][2 + 2 * index]))
-                hidden = map(sum, zip(hidden, bias[2 + 2 * index], strict=True))
-                hidden = active(hidden, tables["shift"][3 + 2 * index])
-                head = product(tables["head"][index], hidden)
-                head = [a + b for a, b in zip(head, tables["head_bias"][index], strict=True)]
-                shifts = tables["head_shift"][index]
-                for c in range(channels):
-                    gate, change, spread = head[c], head[channels + c], head[2 * channels + c]
-                    n = shifts[c]
-                    share = tables["gate"][max(-128, min(127, (gate + (1 << n >> 1)) >> n)) + 128]
-                    n = shifts[2 * channels + c]
-                    number = max(0, min(bins - 1, (spread + spreads[index][c] + (1 << n >> 1)) >> n))
-                    features = [p.get((c, y, x), 0)]
-                    features += [
-                        sum(p.get((c, y + a, x + b), 0) for a, b in n) for n in (row, column, corners)
-                    ]
-                    features += [q.get((c, y, x), 0)]
-                    features += [
-                        sum(frame.get((c, y + a, x + b), 0) for a, b in n) for n in (row, column, corners)
-                    ]
-                    one, two = (
-                        ((dot(row[:4], features[:4]) >> fraction) + dot(row[4:8], features[4:]) >> bits)
-                        + row[8]
-                        for row in (tables["linear"][index][k][c] for k in (0, 1))
-                    )
-                    mean = (share * one + (256 - share) * two) // 256
-                    mean += (change << 12) >> shifts[channels + c]
-                    guesses.append(((c, y, x), mean, number))
-        guesses.sort(key=lambda g: g[0])  # by channel, row, column
-        decode_step(ans, guesses, frame, bits, bins, moving, anchors)
+        for group, first_channel in enumerate([0, *cuts]):
+            guesses = []
+            for y in range(top, h, 2):
+                for x in range(side, w, 2):
+                    if group:
+                        own = view(frame, fraction, p, 0, y, x)
+                        own = [v if n % channels < first_channel else 0 for n, v in enumerate(own)]
+                        total = product(tables["beside"][index][group - 1], own)
+                        total = [a + b for a, b in zip(sums[y, x], total, strict=True)]
+                    else:
+                        total = product(tables["trunk"][index], trunk[y, x])
+                        for number, (dy, dx) in enumerate(taps[index]):
+                            if (0, y + dy, x + dx) in frame:
+                                near = view(frame, fraction, p, 0, y + dy, x + dx)
+                                more = product(tables["known"][index][number], near)
+                                total = [a + b for a, b in zip(total, more, strict=True)]
+                        total = [a + b for a, b in zip(total, bias[1 + 2 * index], strict=True)]
+                    sums[y, x] = total
+                    hidden = product(tables["hidden"][index], active(total, tables["shift"][2 + 2 * index]))
+                    hidden = map(sum, zip(hidden, bias[2 + 2 * index], strict=True))
+                    hidden = active(hidden, tables["shift"][3 + 2 * index])
+                    head = product(tables["head"][index], hidden)
+                    head = [a + b for a, b in zip(head, tables["head_bias"][index], strict=True)]
+                    shifts = tables["head_shift"][index]
+                    for c in range(first_channel, [*cuts, channels][group]):
+                        gate, change, spread = head[c], head[channels + c], head[2 * channels + c]
+                        n = shifts[c]
+                        share = tables["gate"][max(-128, min(127, (gate + (1 << n >> 1)) >> n)) + 128]
+                        n = shifts[2 * channels + c]
+                        number = (spread + spreads[index][c] + (1 << n >> 1)) >> n
+                        features = [p.get((c, y, x), 0), *sums_around(p, c, y, x)]
+                        features += [q.get((c, y, x), 0), *sums_around(frame, c, y, x)]
+                        one, two = (
+                            ((dot(row[:4], features[:4]) >> fraction) + dot(row[4:8], features[4:]) >> bits)
+                            + row[8]
+                            for row in (tables["linear"][index][k][c] for k in (0, 1))
+                        )
+                        mean = (share * one + (256 - share) * two) // 256
+                        mean += (change << 12) >> shifts[channels + c]
+                        guesses.append(((c, y, x), mean, max(0, min(bins - 1, number))))
+            guesses.sort(key=lambda g: g[0])  # by channel, row, column
+            decode_step(ans, guesses, frame, bits, bins, moving, anchors)
     return frame

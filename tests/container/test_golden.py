@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 from container.plain_reader import read
 from safetensors.numpy import load_file
-from tiny import EVERY, GOLDEN, JOINED
+from tiny import EVERY, GOLDEN, GROUPED, JOINED
 
 from cvvae_cli import latents
-from cvvae_cli.bitstream.anchors import BorrowingCoder, CorrectedCoder, DetailedCoder, PaintedCoder
+from cvvae_cli.bitstream.anchors import (
+    BorrowingCoder,
+    CorrectedCoder,
+    DetailedCoder,
+    GroupedCoder,
+    PaintedCoder,
+)
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.cosines import COLOURS, in_blocks, turned
 from cvvae_cli.bitstream.detail import has_any
@@ -28,7 +34,12 @@ MODELS = {
     "corrected": JOINED,
     "painted": JOINED,
     "borrowing": JOINED,
+    "grouped": GROUPED,
 }  # the tiny model of each but the first
+BORROWING = (BorrowingCoder, GroupedCoder)  # the coders of files that borrow
+PAINTED = (PaintedCoder, *BORROWING)
+CORRECTED = (CorrectedCoder, *PAINTED)
+DETAILED = (DetailedCoder, *CORRECTED)
 GOLDENS = sorted(path.stem for path in GOLDEN.glob("*.cvl"))
 
 
@@ -72,8 +83,8 @@ def assert_added(planes, colours):
 def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, name):
     number = MODELS.get(name.removeprefix("v1.0-"), 1)
     arrays = load_file(GOLDEN / f"tiny-{number}.safetensors")
-    if number == JOINED:  # its coder is that of the base
-        arrays |= load_file(GOLDEN / "tiny-8.safetensors")
+    if number >= JOINED:  # what it lacks is that of the base
+        arrays = load_file(GOLDEN / "tiny-8.safetensors") | arrays
     tables = {k.removeprefix("coder.").removeprefix("prior."): v.tolist() for k, v in arrays.items()}
     header, symbols, fields, details, covered, corrections, borrowed = read(
         (GOLDEN / f"{name}.cvl").read_bytes(), tables
@@ -114,10 +125,10 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, na
             in_blocks(found[number])[each.changed] = each.colours
         assert_added(corrections, found)
     kind = ENTROPY_CODERS.get(header["coder"])
-    assert bool(details) == (kind in (DetailedCoder, CorrectedCoder, PaintedCoder, BorrowingCoder))
-    assert bool(corrections) == (kind in (CorrectedCoder, PaintedCoder, BorrowingCoder))
-    assert bool(covered) == (kind in (PaintedCoder, BorrowingCoder))
-    assert bool(borrowed) == (kind is BorrowingCoder)
+    assert bool(details) == (kind in DETAILED)
+    assert bool(corrections) == (kind in CORRECTED)
+    assert bool(covered) == (kind in PAINTED)
+    assert bool(borrowed) == (kind in BORROWING)
     if "exact" in name:
         expected = to_words(expected, "bf16").transpose(1, 0, 2, 3)
     assert header["size"] == [52, 34]
@@ -147,7 +158,7 @@ def test_the_golden_files_use_what_the_format_has(tiny, name):
             shares = blocks.mean((3, 4))
             assert all((shares == k).mean() > 0.1 for k in (0, 1)), shares
             assert ((shares > 0) & (shares < 1)).mean() > 0.03  # what moved lies beside what did not
-        if "borrowing" in name:
+        if "borrowing" in name or "grouped" in name:
             chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
             found = {(4 * n + t, k): v for n, c in enumerate(chunks) for (t, k), v in c.borrowed.items()}
             assert sorted(found) == [(3, 0), (4, 2), (6, 0), (6, 1)]  # of cuts after frames 1, 3 and 2

@@ -1,0 +1,133 @@
+"""`task = "prior"`, on data made on the spot and the tiny models."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from tiny import GROUPED, JOINED
+from train.test_refiner import StoppedError, stop_at, weights
+
+from cvvae_cli.codec import encode_file
+from cvvae_cli.container.reader import open_cvl
+from cvvae_cli.errors import ConfigError
+from cvvae_cli.models import registry
+from cvvae_cli.models.registry import Weights, find_model, find_model_or_file
+from cvvae_cli.options import EncodeOptions
+from cvvae_cli.train.config import PriorSection
+from cvvae_cli.train.data import ClipSampler, find_sources
+from cvvae_cli.train.export import export
+from cvvae_cli.train.loop import train
+from cvvae_cli.train.symbols import PriorTrainee
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(tiny, brief):
+    section = PriorSection(cuts=(1, 3), clips=3, frames=21, size=64)
+    schedule = replace(brief.schedule, prior_learning_rate=3e-3)
+    return replace(brief, task="prior", start=f"tiny-{JOINED}", prior=section, schedule=schedule)
+
+
+def sampler_of(config):
+    return ClipSampler(find_sources(config.data.folders), config.data, 0)
+
+
+def test_training_saves_bits_and_the_file_writes_smaller_ones(config, tmp_path, monkeypatch):
+    section = replace(config.prior, clips=12)
+    config = replace(config, prior=section, schedule=replace(config.schedule, steps=150))
+    log = []
+    run = train(config, tmp_path / "run", CPU, on_log=log.append, log_every=50)
+    held_out = [line["holdout"]["clip.mkv"]["4.0"]["bits_per_pixel"] for line in log if "holdout" in line]
+    assert held_out[-1] < 0.95 * held_out[0]
+    path = tmp_path / "w.safetensors"
+    export(run.average, config, path)
+    own = load_file(path)
+    assert {name.split(".")[0] for name in own} == {
+        "network",
+        "prior",
+    }  # what it began with, and the integers
+    spec = find_model_or_file(str(path))
+    assert (spec.name, spec.base, spec.coder) == ("test", "tiny-8", "prior-11")
+    assert Weights(spec).build().joiner is not None
+    sizes = []
+    for model in (replace(spec, name="trained"), replace(find_model(f"tiny-{JOINED}"), coder="prior-10")):
+        monkeypatch.setitem(registry.MODELS, model.name, model)
+        options = EncodeOptions(model=model.name, device="cpu", dtype="fp32", quality=5)
+        encode_file(tmp_path / "data/clip.mkv", tmp_path / f"{model.name}.cvl", options)
+        with open_cvl(tmp_path / f"{model.name}.cvl") as cvl:
+            sizes.append(sum(len(cvl.read_chunk(n).symbols) for n in range(len(cvl.index))))
+    assert sizes[0] < 0.98 * sizes[1], sizes
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(config, tmp_path):
+    whole = train(config, tmp_path / "whole", CPU, on_log=lambda _: None)
+    with pytest.raises(StoppedError):
+        train(config, tmp_path / "parts", CPU, on_log=stop_at(7), log_every=1, save_every=3)
+    resumed = train(config, tmp_path / "parts", CPU, on_log=lambda _: None)
+    assert resumed.step == whole.step == 12
+    assert torch.allclose(weights(whole), weights(resumed), atol=1e-6)
+
+
+def test_samples_are_what_the_encoder_of_the_model_writes(config):
+    trainee = PriorTrainee(config, CPU)
+    trainee.start(sampler_of(config))
+    sample = trainee.coded(sampler_of(config).batch(0, 1, 21, 64), 40)
+    assert sample.symbols.shape == sample.scaled.shape == sample.expected.shape == (4, 6, 8, 8)
+    assert (sample.symbols / 16 - sample.scaled).abs().max() < 2.5
+    assert not sample.expected[:, 0].any()
+    assert sample.moves.any()
+    still = sampler_of(config).batch(0, 1, 21, 64)[:, :, :1].expand(-1, -1, 21, -1, -1)
+    sample = trainee.coded(still, 40)
+    resting = ~sample.moves[:, 1:].expand(4, -1, -1, -1)
+    assert resting.any()
+    assert torch.equal(sample.expected[:, 1:][resting].float(), (sample.symbols[:, :-1] / 16)[resting])
+
+
+def test_a_run_begins_with_the_prior_of_its_model_which_new_groups_do_not_change(config):
+    sample_of = {}
+    for cuts in ((), (1, 3)):
+        trainee = PriorTrainee(replace(config, prior=replace(config.prior, cuts=cuts)), CPU)
+        trainee.start(sampler_of(config))
+        sample = trainee.coded(sampler_of(config).batch(0, 1, 21, 64), 70)
+        sample_of[cuts] = trainee.bits([sample])
+    assert torch.allclose(*sample_of.values(), rtol=1e-3)
+
+
+def test_a_run_goes_on_with_groups_that_are_there(config):
+    config = replace(config, start=f"tiny-{GROUPED}")
+    trainee = PriorTrainee(config, CPU)
+    trainee.start(sampler_of(config))
+    own = Weights(find_model(f"tiny-{GROUPED}")).arrays["prior.beside"]
+    beside = [layer.weight for head in trainee.prior.heads for layer in head.beside]
+    assert all(weight.abs().max() > 0 for weight in beside)
+    assert own.any()
+    sample = trainee.coded(sampler_of(config).batch(0, 1, 21, 64), 70)
+    before = trainee.bits([sample])
+    torch.nn.init.zeros_(beside[0])
+    assert not torch.allclose(before, trainee.bits([sample]), rtol=1e-3)
+
+
+def test_what_cannot_go_on_is_refused(config):
+    with pytest.raises(ConfigError, match="belongs to a model"):
+        PriorTrainee(replace(config, start=None), CPU)
+    with pytest.raises(ConfigError, match="no prior that this could"):
+        PriorTrainee(replace(config, start="tiny-1"), CPU)
+    with pytest.raises(ConfigError, match="with a joiner"):
+        PriorTrainee(replace(config, start="tiny-8"), CPU)
+    assert PriorTrainee(
+        replace(config, start="tiny-8", prior=replace(config.prior, cuts=())), CPU
+    ).section.clips
+
+
+def test_motion_stays_what_it_is(config, tmp_path):
+    run = train(config, tmp_path / "run", CPU, on_log=lambda _: None)
+    fresh = PriorTrainee(config, CPU)
+    fresh.start(sampler_of(config))
+    pairs = zip(run.trainee.prior.motion.parameters(), fresh.prior.motion.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+    export(run.average, config, tmp_path / "w.safetensors")
+    assert not any(name.startswith("motion") for name in load_file(tmp_path / "w.safetensors"))
+    assert np.array_equal(load_file(tmp_path / "w.safetensors")["prior.cuts"], [1, 3])
