@@ -221,6 +221,13 @@ MODELS: dict[str, ModelSpec] = {
             weights_file="compact-13.safetensors",
             weights_sha256="b3ac130196045dc5a511d6341f55c09dae29672d0a69d2136c48b32b796cb428",
         ),
+        replace(
+            COMPACT_12,
+            name="compact-14",
+            coder=GROUPED,
+            weights_file="compact-14.safetensors",
+            weights_sha256="762adf5c0284b725ce6e221606497d27ff5bdbe1830b519102e45fc7f5bc4dcc",
+        ),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
         latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
@@ -242,7 +249,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-13", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-14", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:
