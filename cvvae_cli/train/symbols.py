@@ -58,11 +58,6 @@ class Coded:
     aligned: Tensor  # bool (t,)
     level: int
 
-    @property
-    def place(self) -> float:
-        """In [0, 1]."""
-        return (self.level - FIRST_LEVEL) / (LAST_LEVEL - FIRST_LEVEL)
-
 
 class PriorTrainee(Trainee):
     """The prior of the model that the recipe starts with; how things move stays as it is."""
@@ -82,6 +77,12 @@ class PriorTrainee(Trainee):
             raise ConfigError(
                 f"the coder of groups of channels is for models with a joiner, and {spec.name} has none",
                 hint='leave out cuts, or set start = "compact"',
+            )
+        own = tuple(weights.arrays.get("prior.cuts", np.array(self.section.cuts)).tolist())
+        if own != self.section.cuts:
+            raise ConfigError(
+                f"the prior of {spec.name} has other groups of channels",
+                hint=f"set cuts = {list(own)} in [prior], or start with a model that has none",
             )
         engine = Engine(spec, weights.build, choose_placement(device.type))
         self._frozen |= {"spec": spec, "weights": weights, "engine": engine, "samples": {}}
