@@ -72,6 +72,8 @@ class PriorTables:
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> PriorTables:
         """From the `prior.*` arrays of a weights file. Raises WeightsError if they are unfit."""
         tables = tables_of(cls, "prior", tensors)
+        if "prior.cuts" in tensors and not isinstance(tables, GroupedTables):
+            raise WeightsError("the prior codes groups of channels, and this coder all of them together")
         width, channels = tables.conv2.shape[1], tables.linear.shape[2]
         shapes = {
             "conv1": (9, 2 * channels, width),

@@ -19,7 +19,7 @@ from tiny import (
 )
 
 from cvvae_cli import codec, latents
-from cvvae_cli.bitstream.anchors import GroupedCoder
+from cvvae_cli.bitstream.anchors import BorrowingCoder, GroupedCoder
 from cvvae_cli.bitstream.motion import MotionTables
 from cvvae_cli.bitstream.prior import GroupedTables
 from cvvae_cli.bitstream.residuals import Beside
@@ -89,6 +89,8 @@ def test_an_unfit_group_is_refused():
     ):
         with pytest.raises(WeightsError, match="damaged"):
             GroupedCoder.of_model(good | {name: value}, 50)
+    with pytest.raises(WeightsError, match="all of them together"):
+        BorrowingCoder.of_model(good, 50)
     del good["prior.cuts"]
     with pytest.raises(WeightsError, match="cuts"):
         GroupedCoder.of_model(good, 50)

@@ -11,6 +11,7 @@ from tiny import moving_picture
 from cvvae_cli import codec, latents
 from cvvae_cli.bitstream.anchors import LinkedCoder
 from cvvae_cli.bitstream.chunk import FRESH, LINKED, MOST_LINKED, ChunkCoder
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.errors import CorruptFileError
@@ -24,7 +25,8 @@ PERIOD = 4
 @pytest.fixture(scope="module")
 def coder():
     """That of the default model: the tiny one has never seen anything at rest."""
-    return LinkedCoder.of_model(Weights(find_model("compact")).arrays, 40)
+    spec = find_model("compact")
+    return ENTROPY_CODERS[spec.coder].of_model(Weights(spec).arrays, 40)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cvvae_cli.bitstream import residuals
-from cvvae_cli.bitstream.anchors import LinkedCoder
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.lookahead import AHEAD, look_ahead
 from cvvae_cli.models.registry import Weights, find_model
 
@@ -78,7 +78,8 @@ def test_at_no_price_latents_stand_for_themselves(frames):
 @pytest.mark.parametrize("level", [10, 55, 100])
 def test_noise_over_what_rests_spoils_less_for_fewer_bits(level, monkeypatch):
     """Than with one price of bits everywhere, a lower one; with the coder of the default model."""
-    coder = LinkedCoder.of_model(Weights(find_model("compact")).arrays, level)
+    spec = find_model("compact")
+    coder = ENTROPY_CODERS[spec.coder].of_model(Weights(spec).arrays, level)
     rng = np.random.default_rng(3)
     beneath = rng.laplace(0, 1, (32, 16, 24))
     scaled = (beneath + rng.normal(0, 0.1, (4, *beneath.shape))).astype(np.float32)
