@@ -280,9 +280,11 @@ class Rounder:
             layer.register_forward_pre_hook(lambda _, x, name=name: self._note(name, x[0]))
             for name, layer in self._inputs()
         ]
-        yield
-        for hook in hooks:
-            hook.remove()
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _inputs(self) -> list[tuple[str, nn.Module]]:
         """Layers by the name of the activations that they read."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -85,8 +86,15 @@ class Decoded:
         return Sample(pictures.half(), differences.half(), wanted.half(), known, level)
 
     def _coder(self, level: int) -> QuantizedCoder:
-        spec, weights = self.spec, self.weights
-        return coder_of(spec.coder, weights.arrays, weights.gain_and_step(level), level, spec.period)
+        return coder_at(self.spec, self.weights, level)
+
+
+def coder_at(
+    spec: ModelSpec, weights: Weights, level: int | None, arrays: Mapping[str, np.ndarray] | None = None
+) -> QuantizedCoder:
+    """The coder of a model at a level, or one with other arrays than the model's."""
+    arrays = weights.arrays if arrays is None else arrays
+    return coder_of(spec.coder, arrays, weights.gain_and_step(level), level, spec.period)
 
 
 def neighbours(pictures: Tensor, last: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvvae_cli.bitstream.chunk import CoderWithDetail, QuantizedCoder, coder_of, which_aligned
+from cvvae_cli.bitstream.chunk import CoderWithDetail, which_aligned
+from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.flow import worthless
-from cvvae_cli.bitstream.motion import MotionTables
+from cvvae_cli.bitstream.motion import FRACTION, MotionTables
 from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL, GroupedTables, PriorTables
 from cvvae_cli.bitstream.residuals import Plan
 from cvvae_cli.engine.base import network_to_pixels
 from cvvae_cli.engine.device import choose_placement
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
-from cvvae_cli.models.registry import GROUPED, ModelSpec, Weights, find_model_or_file
+from cvvae_cli.models.registry import GROUPED, Weights, find_model_or_file
 from cvvae_cli.train.config import PriorSection, Stage, TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise
 from cvvae_cli.train.losses import add_noise
@@ -37,7 +38,7 @@ from cvvae_cli.train.prior import (
     quantized,
     resting,
 )
-from cvvae_cli.train.refiner import EVALUATION_LEVELS, FIRST_STEP, LEVEL_STRIDE, LEVELS
+from cvvae_cli.train.refiner import EVALUATION_LEVELS, FIRST_STEP, LEVEL_STRIDE, LEVELS, coder_at
 from cvvae_cli.train.restore import restore_prior
 from cvvae_cli.train.tables import count_values
 from cvvae_cli.train.trainee import Figures, Trainee, autocast_for
@@ -58,6 +59,11 @@ class Coded:
     aligned: Tensor  # bool (t,)
     level: int
 
+    @property
+    def decoded(self) -> Tensor:
+        """float32 (C, t, h, w), in cells."""
+        return self.symbols.float() / 2**FRACTION
+
 
 class PriorTrainee(Trainee):
     """The prior of the model that the recipe starts with; how things move stays as it is."""
@@ -69,7 +75,7 @@ class PriorTrainee(Trainee):
             raise ConfigError("a prior belongs to a model", hint='set start = "compact" in the recipe')
         spec = find_model_or_file(config.start)
         weights = Weights(spec)
-        if not isinstance(coder_at(spec, weights, weights.arrays, spec.default_level), CoderWithDetail):
+        if not isinstance(coder_at(spec, weights, spec.default_level), CoderWithDetail):
             raise ConfigError(
                 f"{spec.name} has no prior that this could go on with", hint='start with "compact-8" or later'
             )
@@ -107,8 +113,7 @@ class PriorTrainee(Trainee):
 
     def start(self, sampler: ClipSampler) -> None:
         """As the model's own prior: groups that are new add nothing."""
-        arrays = self._frozen["weights"].arrays
-        kind = GroupedTables if "prior.cuts" in arrays else PriorTables
+        arrays, kind = self._frozen["weights"].arrays, ENTROPY_CODERS[self._frozen["spec"].coder].tables_kind
         gain = np.exp(arrays["quantizer.log_gain"][-1])
         restore_prior(self.prior, kind.from_tensors(arrays), MotionTables.from_tensors(arrays), gain)
 
@@ -132,7 +137,7 @@ class PriorTrainee(Trainee):
     def coded(self, video: Tensor, level: int) -> Coded:
         """Of a clip (1, 3, 1 + 4n, H, W) in [-1, 1]."""
         spec, weights = self._frozen["spec"], self._frozen["weights"]
-        coder = coder_at(spec, weights, weights.arrays, level)
+        coder = coder_at(spec, weights, level)
         rgb = network_to_pixels(video, 8)
         batch = FrameBatch(rgb, np.arange(len(rgb)))
         symbols, scaled, vectors, aligned = [], [], [], []
@@ -153,7 +158,7 @@ class PriorTrainee(Trainee):
         which = torch.from_numpy(np.concatenate(aligned)).to(device)
         moved = torch.from_numpy(np.stack(vectors[1:])).to(device, torch.int64)[None]
         levels = self.levels_at([level])
-        decoded = cells[None].float() / 16
+        decoded = cells[None].float() / 2**FRACTION
         expected = self.prior.expected(decoded, moved, which[None, 1:], levels)[0]
         moves = torch.zeros_like(cells[:1], dtype=torch.bool)
         moves[:, 1:] = ~resting(moved, *cells.shape[2:])[0]
@@ -171,11 +176,10 @@ class PriorTrainee(Trainee):
         symbols, which say how sure the prior may be, and of latents with noise, which say where means should
         lie.
         """
-        each = ((s.symbols, s.scaled, s.expected, s.moves) for s in samples)
-        symbols, scaled, expected, moves = (torch.stack(parts) for parts in zip(*each, strict=True))
-        decoded, scaled = symbols.float() / 16, scaled.float()
+        each = ((s.decoded, s.scaled.float(), s.expected.float(), s.moves) for s in samples)
+        decoded, scaled, expected, moves = (torch.stack(parts) for parts in zip(*each, strict=True))
         with autocast_for(decoded.device):
-            estimate = self.prior.given(decoded, expected.float(), self.levels_at([s.level for s in samples]))
+            estimate = self.prior.given(decoded, expected, self.levels_at([s.level for s in samples]))
         mean, log_scale = (part.float() for part in estimate)
         bits = logistic_bits(
             torch.where(moves, quantized(scaled, mean, log_scale, moves), decoded), mean, log_scale
@@ -208,8 +212,8 @@ class PriorTrainee(Trainee):
         rounder = Rounder(self.prior)
         with torch.inference_mode(), rounder.noting():
             for sample in samples[:MEASURED]:
-                decoded = sample.symbols[None].float() / 16
-                self.prior.given(decoded, sample.expected[None].float(), self.levels_at([sample.level]))
+                both = sample.decoded[None], sample.expected[None].float()
+                self.prior.given(*both, self.levels_at([sample.level]))
         tables = rounder.tables()
         for part in (samples[::3], samples):  # what is chosen depends on what the bits are taken to be
             counts = sum(self.counted(tables, sample) for sample in part)
@@ -221,7 +225,7 @@ class PriorTrainee(Trainee):
         spec, weights = self._frozen["spec"], self._frozen["weights"]
         if isinstance(tables, GroupedTables):
             spec = replace(spec, coder=GROUPED)
-        coder = coder_at(spec, weights, weights.arrays | tables.to_tensors(), sample.level)
+        coder = coder_at(spec, weights, sample.level, weights.arrays | tables.to_tensors())
         scaled = sample.scaled.float().transpose(0, 1).cpu().numpy()
         aligned = sample.aligned.cpu().numpy()
         plans: list[Plan] = []
@@ -229,9 +233,3 @@ class PriorTrainee(Trainee):
             part = slice(first, first + spec.chunk_latents)
             plans.append(coder.coded(first, scaled[part], aligned[part], None).plan)
         return count_values(plans, len(tables.frequencies))
-
-
-def coder_at(
-    spec: ModelSpec, weights: Weights, arrays: dict[str, np.ndarray], level: int | None
-) -> QuantizedCoder:
-    return coder_of(spec.coder, arrays, weights.gain_and_step(level), level, spec.period)

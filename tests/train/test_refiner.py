@@ -49,10 +49,15 @@ def test_training_makes_pictures_better_and_the_file_goes_with_its_base(config, 
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(config, tmp_path):
-    whole = train(config, tmp_path / "whole", CPU, on_log=lambda _: None)
+    assert_a_run_that_stopped_goes_on(config, tmp_path)
+
+
+def assert_a_run_that_stopped_goes_on(config, folder):
+    """Of 12 steps, to the parameters of one that did not stop."""
+    whole = train(config, folder / "whole", CPU, on_log=lambda _: None)
     with pytest.raises(StoppedError):
-        train(config, tmp_path / "parts", CPU, on_log=stop_at(7), log_every=1, save_every=3)
-    resumed = train(config, tmp_path / "parts", CPU, on_log=lambda _: None)
+        train(config, folder / "parts", CPU, on_log=stop_at(7), log_every=1, save_every=3)
+    resumed = train(config, folder / "parts", CPU, on_log=lambda _: None)
     assert resumed.step == whole.step == 12
     assert torch.allclose(weights(whole), weights(resumed), atol=1e-6)
 

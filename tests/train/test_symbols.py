@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from tiny import GROUPED, JOINED
-from train.test_refiner import StoppedError, stop_at, weights
+from train.test_refiner import assert_a_run_that_stopped_goes_on
 
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
@@ -63,12 +63,7 @@ def test_training_saves_bits_and_the_file_writes_smaller_ones(config, tmp_path, 
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(config, tmp_path):
-    whole = train(config, tmp_path / "whole", CPU, on_log=lambda _: None)
-    with pytest.raises(StoppedError):
-        train(config, tmp_path / "parts", CPU, on_log=stop_at(7), log_every=1, save_every=3)
-    resumed = train(config, tmp_path / "parts", CPU, on_log=lambda _: None)
-    assert resumed.step == whole.step == 12
-    assert torch.allclose(weights(whole), weights(resumed), atol=1e-6)
+    assert_a_run_that_stopped_goes_on(config, tmp_path)
 
 
 def test_samples_are_what_the_encoder_of_the_model_writes(config):
