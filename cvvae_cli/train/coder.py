@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cvvae_cli.bitstream.motion import MotionTables
 from cvvae_cli.bitstream.prior import PriorTables
+from cvvae_cli.errors import ConfigError
 from cvvae_cli.models.compact import COARSE, TIME, Compact, CompactConfig
 from cvvae_cli.models.layers import fold
 from cvvae_cli.models.registry import Weights, find_model_or_file
@@ -61,6 +62,11 @@ class Coder(Trainee):
     def start(self, sampler: ClipSampler) -> None:
         start_compact(self.autoencoder, self.config, sampler)
         arrays = Weights(find_model_or_file(self.config.start)).arrays if self.config.start else {}
+        if "prior.cuts" in arrays:
+            raise ConfigError(
+                f"the prior of {self.config.start} codes groups of channels, which this task does not train",
+                hint='start with "compact-13", whose network is the same',
+            )
         has_levels, has_prior = "quantizer.log_gain" in arrays, "motion.picture" in arrays
         if has_levels:
             for name, anchors in (("log_gain", self.log_gain), ("log_step", self.log_step)):
@@ -137,7 +143,7 @@ def start_compact(network: Compact, config: TrainConfig, sampler: ClipSampler) -
     """Start from another model's network, or from the principal components of training patches."""
     if config.start is not None:
         state = Weights(find_model_or_file(config.start)).build().state_dict()
-        network.load_state_dict({n: t for n, t in state.items() if not n.startswith("refiner.")})
+        network.load_state_dict({n: t for n, t in state.items() if not n.startswith(("refiner.", "joiner."))})
         return
     mean, basis = principal_components(sampler, lambda x: fold(x, TIME, COARSE), PATCH_BATCHES)
     channels = config.model.latent_channels

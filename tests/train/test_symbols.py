@@ -15,7 +15,8 @@ from cvvae_cli.errors import ConfigError
 from cvvae_cli.models import registry
 from cvvae_cli.models.registry import Weights, find_model, find_model_or_file
 from cvvae_cli.options import EncodeOptions
-from cvvae_cli.train.config import PriorSection
+from cvvae_cli.train.coder import Coder
+from cvvae_cli.train.config import ModelSection, PriorSection
 from cvvae_cli.train.data import ClipSampler, find_sources
 from cvvae_cli.train.export import export
 from cvvae_cli.train.loop import train
@@ -112,6 +113,10 @@ def test_what_cannot_go_on_is_refused(config):
         PriorTrainee(replace(config, start="tiny-1"), CPU)
     with pytest.raises(ConfigError, match="with a joiner"):
         PriorTrainee(replace(config, start="tiny-8"), CPU)
+    codec = replace(config, task="codec", start=f"tiny-{GROUPED}")
+    codec = replace(codec, model=ModelSection(4, 8, 8, (1, 1), (1, 1)))
+    with pytest.raises(ConfigError, match="does not train"):
+        Coder(codec).start(sampler_of(config))
     assert PriorTrainee(
         replace(config, start="tiny-8", prior=replace(config.prior, cuts=())), CPU
     ).section.clips
