@@ -55,6 +55,8 @@ PAINTED = CORRECTED + 1  # and of the one whose detail may be opaque
 BORROWING = PAINTED + 1  # and of the one whose frames may be those of the group beside
 GROUPED = BORROWING + 1  # and of the one whose symbols are coded in groups of channels
 CUTS = (1, 3)  # of its channels
+PYRAMID = GROUPED + 1  # and of the one whose first frames are coded from coarse to fine
+STRIDES = (4, 2, 1)  # of their passes
 FILES = {
     FILLED: REFINED,
     CORRECTED: JOINED,
@@ -66,6 +68,7 @@ LATER = {
     PAINTED: "prior-9",
     BORROWING: "prior-10",
     GROUPED: "prior-11",
+    PYRAMID: "prior-12",
 }  # coders that the names of tiny models do not tell
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
@@ -78,8 +81,8 @@ def tiny_spec(number: int = 1) -> ModelSpec:
 
     The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner, tiny-10
     is tiny-9 that fills borders, tiny-11 fills them too and has another refiner, tiny-12 a joiner as well.
-    tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`, tiny-15 with `prior-10`; tiny-16 has
-    integers of its own, of `prior-11`.
+    tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`, tiny-15 with `prior-10`; tiny-16 and
+    tiny-17 have integers of their own, of `prior-11` and `prior-12`.
     """
     name, file = f"tiny-{number}", f"tiny-{FILES.get(number, number)}.safetensors"
     data = (GOLDEN / file).read_bytes()
@@ -368,21 +371,24 @@ def make_prior_weights() -> None:
     (GOLDEN / "tiny-6.safetensors").write_bytes(save(kept, metadata))
 
 
-def make_grouped_weights() -> None:
-    """tiny-16: tiny-12 with a prior that is trained on from that of tiny-6, in groups of channels."""
+def make_grouped_weights(number: int = GROUPED, strides: tuple[int, ...] = ()) -> None:
+    """tiny-16: tiny-12 with a prior that is trained on from that of tiny-6, in groups of channels.
+
+    tiny-17 as well, with STRIDES.
+    """
     from cvvae_cli.train.config import PriorSection, TrainConfig
     from cvvae_cli.train.symbols import PriorTrainee
 
     register_all()
-    section = PriorSection(cuts=CUTS, clips=8)
+    section = PriorSection(cuts=CUTS, strides=strides, clips=8)
     trainee = PriorTrainee(
         TrainConfig(task="prior", start=f"tiny-{JOINED}", prior=section), torch.device("cpu")
     )
     trainee.start(None)  # type: ignore[arg-type]  # nothing is drawn
     samples = trainee._frozen["samples"]
-    for number in range(section.clips):
-        clip = torch.from_numpy(moving_picture(33, 64, 64, number)).permute(3, 0, 1, 2)[None]
-        samples[number] = trainee.coded(clip.contiguous().float() / 127.5 - 1, 10 + 90 * number // 7)
+    for clip in range(section.clips):
+        video = torch.from_numpy(moving_picture(33, 64, 64, clip)).permute(3, 0, 1, 2)[None]
+        samples[clip] = trainee.coded(video.contiguous().float() / 127.5 - 1, 10 + 90 * clip // 7)
     optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 3e-3)
     torch.manual_seed(0)
     for _ in range(300):
@@ -392,14 +398,14 @@ def make_grouped_weights() -> None:
     tables = trainee.tables(None, section.clips)  # type: ignore[arg-type]
     arrays = load_file(GOLDEN / f"tiny-{JOINED}.safetensors") | tables.to_tensors()
     config = Weights(tiny_spec(JOINED)).config
-    metadata = {"model": f"tiny-{GROUPED}", "base": "tiny-8", "config": json.dumps(config)}
-    (GOLDEN / f"tiny-{GROUPED}.safetensors").write_bytes(save(arrays, metadata))
+    metadata = {"model": f"tiny-{number}", "base": "tiny-8", "config": json.dumps(config)}
+    (GOLDEN / f"tiny-{number}.safetensors").write_bytes(save(arrays, metadata))
 
 
 def register_all() -> None:
     from cvvae_cli import store
 
-    numbers = (n for n in range(1, GROUPED + 1) if (GOLDEN / f"tiny-{FILES.get(n, n)}.safetensors").exists())
+    numbers = (n for n in range(1, PYRAMID + 1) if (GOLDEN / f"tiny-{FILES.get(n, n)}.safetensors").exists())
     MODELS.update({f"tiny-{n}": tiny_spec(n) for n in numbers})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
 
@@ -417,6 +423,7 @@ GOLDENS = {
     "v1.0-painted": {"model": f"tiny-{PAINTED}", "quality": 8.5},
     "v1.0-borrowing": {"model": f"tiny-{BORROWING}", "quality": 8.5},
     "v1.0-grouped": {"model": f"tiny-{GROUPED}", "quality": 8.5},
+    "v1.0-pyramid": {"model": f"tiny-{PYRAMID}", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
@@ -437,13 +444,14 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
         options = GOLDENS[name]
         # so that not all is shown, nor corrected, however bad the network
         kind = name.removeprefix("v1.0-")
-        prices = {"corrected": 2000.0, "painted": 5000.0, "borrowing": 5000.0, "grouped": 5000.0}
-        cosine_choice.LAST_PRICE = prices.get(kind, cosine_choice.FIRST_PRICE)
+        borrows = kind in ("borrowing", "grouped", "pyramid")
+        price = 5000.0 if borrows or kind == "painted" else cosine_choice.FIRST_PRICE
+        cosine_choice.LAST_PRICE = 2000.0 if kind == "corrected" else price
         write_golden_source(
             source,
             is_slow=kind in ("linked", "detailed"),
-            is_drawn=kind in ("painted", "borrowing", "grouped"),
-            changes=(10, 16, 23) if kind in ("borrowing", "grouped") else None,
+            is_drawn=borrows or kind == "painted",
+            changes=(10, 16, 23) if borrows else None,
         )
         golden = GOLDEN / f"{name}.cvl"
         codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))
@@ -490,6 +498,6 @@ def write_golden_source(
 
 
 if __name__ == "__main__":
-    # the weights of tiny-6, and so of those after it, are of make_prior_weights; those of tiny-16 of
-    # make_grouped_weights
-    make_goldens(["v1.0-grouped"])
+    # the weights of tiny-6, and so of those after it, are of make_prior_weights; those of tiny-16 and tiny-17
+    # of make_grouped_weights
+    make_goldens(["v1.0-pyramid"])

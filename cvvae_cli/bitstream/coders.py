@@ -19,6 +19,7 @@ from cvvae_cli.bitstream.anchors import (
     GroupedCoder,
     LinkedCoder,
     PaintedCoder,
+    PyramidCoder,
 )
 from cvvae_cli.bitstream.context import PASSES, FrameWalk, PlaneContext
 from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
@@ -118,4 +119,5 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-9": PaintedCoder,
     "prior-10": BorrowingCoder,
     "prior-11": GroupedCoder,
+    "prior-12": PyramidCoder,
 }

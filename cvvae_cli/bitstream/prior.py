@@ -48,6 +48,56 @@ TAPS = {
 
 
 @dataclass(frozen=True)
+class Pass:
+    """Positions that are coded together: of every `stride`-th row and column, a quarter."""
+
+    number: int  # of its weights
+    quarter: int  # which: of PASSES and TAPS
+    stride: int
+
+    @property
+    def here(self) -> tuple[slice, slice]:
+        """The rows and columns of its positions."""
+        top, left = (self.stride * first for first in PASSES[self.quarter])
+        return slice(top, None, 2 * self.stride), slice(left, None, 2 * self.stride)
+
+    @property
+    def taps(self) -> list[tuple[int, int]]:
+        """Rows and columns, relative to a position, of the neighbours that are known by then."""
+        return [(self.stride * down, self.stride * right) for down, right in TAPS[self.quarter]]
+
+    def within(self, h: int, w: int, border: int) -> tuple[slice, slice]:
+        """Its positions of a plane of h x w with that border around."""
+        rows, columns = (
+            slice(border + part.start, border + size, part.step)
+            for part, size in zip(self.here, (h, w), strict=True)
+        )
+        return rows, columns
+
+    def has_any(self, h: int, w: int) -> bool:
+        """Whether a plane of h x w has such positions: one of few rows or columns may have none."""
+        rows, columns = self.here
+        return rows.start < h and columns.start < w
+
+
+FINE = tuple(Pass(quarter, quarter, 1) for quarter in range(len(PASSES)))
+
+
+def halving(count: int) -> tuple[int, ...]:
+    """So many strides, each half of the one before, the last 1."""
+    return tuple(1 << k for k in reversed(range(count)))
+
+
+def coarse_passes(strides: tuple[int, ...]) -> tuple[Pass, ...]:
+    """Those of a whole frame from the largest of such strides to the smallest."""
+    passes: list[Pass] = []
+    for stride in strides:  # the first quarter of each is what those before it coded
+        for quarter in range(bool(passes), len(PASSES)):
+            passes.append(Pass(len(FINE) + len(passes), quarter, stride))
+    return tuple(passes)
+
+
+@dataclass(frozen=True)
 class PriorTables:
     """The integers of `prior-1`, as they lie with the weights of a model. W is the width of the network."""
 
@@ -74,13 +124,15 @@ class PriorTables:
         tables = tables_of(cls, "prior", tensors)
         if "prior.cuts" in tensors and not isinstance(tables, GroupedTables):
             raise WeightsError("the prior codes groups of channels, and this coder all of them together")
-        width, channels = tables.conv2.shape[1], tables.linear.shape[2]
+        if "prior.strides" in tensors and not isinstance(tables, PyramidTables):
+            raise WeightsError("the prior codes first frames from coarse to fine, and this coder does not")
+        width, channels, count = tables.conv2.shape[1], tables.linear.shape[2], len(tables.passes)
         shapes = {
             "conv1": (9, 2 * channels, width),
-            "known": (4, 8, 2 * channels, width),
-            "head": (4, width, 3 * channels),
-            "shift": (10, width),
-            "spread": (len(tables.embed), 4, channels),
+            "known": (count, 8, 2 * channels, width),
+            "head": (count, width, 3 * channels),
+            "shift": (2 + 2 * count, width),
+            "spread": (len(tables.embed), count, channels),
         }
         if any(getattr(tables, name).shape != shape for name, shape in shapes.items()):
             raise WeightsError("the prior's weights are damaged")
@@ -94,6 +146,16 @@ class PriorTables:
     @property
     def channels(self) -> int:
         return self.linear.shape[2]
+
+    @property
+    def coarse(self) -> tuple[Pass, ...]:
+        """Those of a frame that nothing comes before; none: as any other."""
+        return ()
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """All that there are, by the numbers of their weights."""
+        return FINE + self.coarse
 
     @property
     def groups(self) -> list[slice]:
@@ -118,7 +180,7 @@ class GroupedTables(PriorTables):
     def check(self) -> None:
         width, cuts = self.conv2.shape[1], self.cuts.astype(int)
         steps = np.diff([0, *cuts, self.channels])
-        if self.beside.shape != (len(PASSES), len(cuts), 2 * self.channels, width) or steps.min() < 1:
+        if self.beside.shape != (len(self.passes), len(cuts), 2 * self.channels, width) or steps.min() < 1:
             raise WeightsError("the prior's weights are damaged")
 
     @property
@@ -128,6 +190,23 @@ class GroupedTables(PriorTables):
     def beside_of(self, index: int) -> list[np.ndarray]:
         halves = self.beside[index].reshape(len(self.cuts), 2, self.channels, self.beside.shape[-1])
         return [np.concatenate(half[:, :cut]) for half, cut in zip(halves, self.cuts, strict=True)]
+
+
+@dataclass(frozen=True)
+class PyramidTables(GroupedTables):
+    """The integers of `prior-12`: a frame that nothing comes before is coded from coarse to fine, in passes
+    of its own."""
+
+    strides: np.ndarray  # uint8 (S,): of those passes, each half of the one before; the last is 1
+
+    def check(self) -> None:
+        super().check()
+        if tuple(self.strides.tolist()) != halving(len(self.strides)):
+            raise WeightsError("the prior's weights are damaged")
+
+    @property
+    def coarse(self) -> tuple[Pass, ...]:
+        return coarse_passes(tuple(self.strides.tolist()))
 
 
 def at_level(rows: np.ndarray, kind: int, level: int) -> np.ndarray:
@@ -160,6 +239,7 @@ class PriorNetwork:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device, kind)
 
         width, self.channels, self.groups = tables.conv2.shape[1], tables.channels, tables.groups
+        self.fresh = tables.coarse or FINE
         self.device = device
         self.dtype = dtype
         self.bins = bins
@@ -181,19 +261,19 @@ class PriorNetwork:
         self.trunk = tensor(tables.trunk.transpose(0, 2, 1) * scale[2::2, :, None])
         self.hidden = tensor(tables.hidden.transpose(0, 2, 1) * scale[3::2, :, None])
         self.known = [
-            tensor((tables.known[index, : len(taps)].reshape(-1, width) * scale[2 + 2 * index]).T)
-            for index, taps in TAPS.items()
+            tensor((tables.known[k, : len(each.taps)].reshape(-1, width) * scale[2 + 2 * k]).T)
+            for k, each in enumerate(tables.passes)
         ]
         self.beside = [
-            [tensor((weights * scale[2 + 2 * index]).T) for weights in tables.beside_of(index)]
-            for index in range(len(PASSES))
+            [tensor((weights * scale[2 + 2 * k]).T) for weights in tables.beside_of(k)]
+            for k in range(len(tables.passes))
         ]
         self.bias = tensor(tables.bias * scale[1:])
-        heads = tables.head.transpose(0, 2, 1).reshape(len(PASSES), 3, self.channels, width)
-        biases = tables.head_bias.reshape(len(PASSES), 3, self.channels)
+        heads = tables.head.transpose(0, 2, 1).reshape(-1, 3, self.channels, width)
+        biases = tables.head_bias.reshape(-1, 3, self.channels)
         self.head = [[tensor(head[:, g].reshape(-1, width)) for g in self.groups] for head in heads]
         self.head_bias = [[tensor(bias[:, g].reshape(-1)) for g in self.groups] for bias in biases]
-        shifts = tables.head_shift.astype(np.int32).reshape(len(PASSES), 3, self.channels)
+        shifts = tables.head_shift.astype(np.int32).reshape(-1, 3, self.channels)
         self.head_shift = tensor(shifts, torch.int32)
         self.head_half = tensor((1 << shifts) >> 1, torch.int32)
         self.change_scale = tensor(2.0 ** (MEAN_BITS - shifts[:, 1]))
@@ -364,9 +444,11 @@ class PriorFrame:
         self.moves = moves
         self.anchors = anchors
         self.kind = min(known_frames, 2)
+        self.order = FINE if known_frames else network.fresh
+        self.border = max(each.stride for each in self.order)
         self.before = before
         self.h, self.w, channels = before.shape
-        bordered = (self.h + 2, self.w + 2)
+        bordered = (self.h + 2 * self.border, self.w + 2 * self.border)
         device = network.device
         self.symbols = torch.zeros((*bordered, channels), dtype=network.integer, device=device)
         self.seen = torch.zeros((*bordered, 2 * channels), dtype=network.dtype, device=device)
@@ -375,18 +457,15 @@ class PriorFrame:
 
     def passes(self) -> Predictions:
         """The steps of the frame."""
-        for index, (top, left) in enumerate(PASSES):
-            if top >= self.h or left >= self.w:
-                continue  # a plane of one row or column has no such positions
-            total, means = self._view(index), self._linear_means(index)
+        for each in self.order:
+            if not each.has_any(self.h, self.w):
+                continue
+            total, means = self._view(each), self._linear_means(each)
             for number, channels in enumerate(self.network.groups):
                 if number:
-                    total = total + self._from_beside(index, number)
-                symbols = yield (
-                    (channels, slice(top, None, 2), slice(left, None, 2)),
-                    self.predict(index, number, total, means),
-                )
-                self.set(index, channels, symbols)
+                    total = total + self._from_beside(each, number)
+                symbols = yield (channels, *each.here), self.predict(each, number, total, means)
+                self.set(each, channels, symbols)
 
     def _temporal(self, earlier: Tensor) -> Tensor:
         """Activations (h, w, W) from the frames before."""
@@ -398,27 +477,26 @@ class PriorFrame:
 
     def _linear_features(self, earlier: Tensor) -> list[Tensor]:
         """P, P+, P|, PX, Q at every position, integers (h, w, C)."""
-        p = torch.zeros_like(self.symbols)
+        p = torch.zeros((self.h + 2, self.w + 2, earlier.shape[2]), dtype=self.symbols.dtype)
+        p = p.to(earlier.device)
         p[1:-1, 1:-1] = self.before
         every = around(p, slice(1, 1 + self.h), slice(1, 1 + self.w))
         return [p[1:-1, 1:-1], *every, earlier.to(p.dtype)]
 
-    def _view(self, index: int) -> Tensor:
+    def _view(self, each: Pass) -> Tensor:
         """(n, W): what the positions of a pass are seen by, sums that are not active yet."""
         network = self.network
-        top, left = PASSES[index]
-        x = self.trunk[top::2, left::2]
+        x = self.trunk[each.here]
         rows, columns, width = x.shape
-        total = multiply(x.reshape(-1, width), network.trunk[index], network.bias[1 + 2 * index])
-        return total.add_(self._from_known(index, rows, columns)) if index else total
+        total = multiply(x.reshape(-1, width), network.trunk[each.number], network.bias[1 + 2 * each.number])
+        return total.add_(self._from_known(each, rows, columns)) if each.taps else total
 
-    def predict(self, index: int, number: int, total: Tensor, means: tuple[Tensor, Tensor]) -> Prediction:
+    def predict(self, each: Pass, number: int, total: Tensor, means: tuple[Tensor, Tensor]) -> Prediction:
         """Of a pass and a group of channels, in the order of channel, row, column.
 
         `total` (n, W) is what is known of each position; the linear means are of all channels.
         """
-        network = self.network
-        top, left = PASSES[index]
+        network, index = self.network, each.number
         channels = network.groups[number]
         # a sum that later groups add to stays as it is
         active = activate(total.clone() if number + 1 < len(network.groups) else total)
@@ -433,20 +511,20 @@ class PriorFrame:
         if self.moves is None:
             guess = predicted(mean, bins)
         else:
-            guess = self._in_fractions(mean, bins, channels, top, left)
+            guess = self._in_fractions(mean, bins, channels, each)
         symbols, signs, tables = (part.to("cpu", torch.int32).numpy() for part in guess)
         return Prediction(symbols, signs, tables, network.symbol_bits)
 
-    def _in_fractions(self, mean: Tensor, bins: Tensor, channels: slice, top: int, left: int) -> Parts:
+    def _in_fractions(self, mean: Tensor, bins: Tensor, channels: slice, each: Pass) -> Parts:
         """A prediction that counts residuals from the mean where something moves, with tables of its own."""
         network = self.network
         coarser = MEAN_BITS - network.symbol_bits
         largest = MAX_SYMBOL >> network.symbol_bits << network.symbol_bits
         assert self.moves is not None
-        moves = self.moves[top::2, left::2]
+        moves = self.moves[each.here]
         anchors = torch.zeros_like(mean)
         if self.anchors is not None:
-            anchors += self.anchors[top::2, left::2, channels].permute(2, 0, 1)
+            anchors += self.anchors[(*each.here, channels)].permute(2, 0, 1)
         symbols, signs, tables = predicted(mean - (anchors << coarser), bins)
         symbols = (symbols << network.symbol_bits) + anchors
         symbols = torch.where(moves, (mean + (1 << coarser >> 1)) >> coarser, symbols)
@@ -454,22 +532,21 @@ class PriorFrame:
         tables = torch.where(moves, PHASES * network.bins + bins, tables)
         return symbols.clamp_(-largest, largest), signs, tables
 
-    def _from_known(self, index: int, rows: int, columns: int) -> Tensor:
+    def _from_known(self, each: Pass, rows: int, columns: int) -> Tensor:
         """(n, W): the network's view of the neighbours that are known."""
-        top, left = PASSES[index]
-        taps = TAPS[index]
-        seen = self.seen.new_empty(rows, columns, len(taps), self.seen.shape[2])
-        for number, (down, right) in enumerate(taps):
-            seen[:, :, number] = self.seen[1 + top + down :: 2, 1 + left + right :: 2][:rows, :columns]
-        return multiply(seen.view(rows * columns, -1), self.network.known[index])
+        down, right = (part.start + self.border for part in each.here)
+        step, count = 2 * each.stride, len(each.taps)
+        seen = self.seen.new_empty(rows, columns, count, self.seen.shape[2])
+        for number, (dy, dx) in enumerate(each.taps):
+            seen[:, :, number] = self.seen[down + dy :: step, right + dx :: step][:rows, :columns]
+        return multiply(seen.view(rows * columns, -1), self.network.known[each.number])
 
-    def _from_beside(self, index: int, number: int) -> Tensor:
+    def _from_beside(self, each: Pass, number: int) -> Tensor:
         """(n, W): what the channels that are known at a position say of a group of others there."""
-        top, left = PASSES[index]
-        seen = self.seen[1 + top : 1 + self.h : 2, 1 + left : 1 + self.w : 2]
+        seen = self.seen[each.within(self.h, self.w, self.border)]
         known, channels = self.network.groups[number].start, self.network.channels
         both = torch.cat([seen[..., :known], seen[..., channels : channels + known]], dim=2)
-        return multiply(both.view(-1, 2 * known), self.network.beside[index][number - 1])
+        return multiply(both.view(-1, 2 * known), self.network.beside[each.number][number - 1])
 
     def _decide(
         self, index: int, channels: slice, total: Tensor, means: tuple[Tensor, ...]
@@ -490,14 +567,13 @@ class PriorFrame:
         mean += (change * network.change_scale[index][channels]).floor_().to(torch.int64)
         return mean, bins
 
-    def _linear_means(self, index: int) -> tuple[Tensor, Tensor]:
+    def _linear_means(self, each: Pass) -> tuple[Tensor, Tensor]:
         """The two linear means, integers (rows, columns, C)."""
-        top, left = PASSES[index]
-        features = [f[top::2, left::2].contiguous() for f in self.features]
-        if index:
-            features += around(self.symbols, slice(1 + top, 1 + self.h, 2), slice(1 + left, 1 + self.w, 2))
+        features = [f[each.here].contiguous() for f in self.features]
+        if each.taps:
+            features += around(self.symbols, *each.within(self.h, self.w, self.border), each.stride)
         means = []
-        for weights in self.network.linear[index]:
+        for weights in self.network.linear[each.number]:
             mean = weights[0] * features[0]
             for number, feature in enumerate(features[1:4], 1):
                 mean.addcmul_(feature, weights[number])
@@ -510,13 +586,12 @@ class PriorFrame:
             means.append(mean.add_(weights[8]))
         return means[0], means[1]
 
-    def set(self, index: int, channels: slice, symbols: np.ndarray) -> None:
+    def set(self, each: Pass, channels: slice, symbols: np.ndarray) -> None:
         """Make the symbols (n, rows, columns) of some channels of a pass known."""
-        top, left = PASSES[index]
         values = as_plane(symbols, self.network.device)
         finer = values << self.network.finer
-        innovation = finer - self.before[top::2, left::2, channels]
-        inside = (slice(1 + top, 1 + self.h, 2), slice(1 + left, 1 + self.w, 2))
+        innovation = finer - self.before[(*each.here, channels)]
+        inside = each.within(self.h, self.w, self.border)
         self.symbols[(*inside, channels)] = values.to(self.symbols.dtype)
         seen = self.seen[inside]
         count = self.network.channels
@@ -524,12 +599,12 @@ class PriorFrame:
         seen[..., count:][..., channels] = self.network.compressed(innovation)
 
 
-def around(padded: Tensor, rows: slice, columns: slice) -> list[Tensor]:
+def around(padded: Tensor, rows: slice, columns: slice, distance: int = 1) -> list[Tensor]:
     """Sums of the horizontal, the vertical and the diagonal neighbours of positions of a bordered plane."""
 
     def moved(down: int, right: int) -> Tensor:
-        row = slice(rows.start + down, rows.stop + down, rows.step)
-        return padded[row, columns.start + right : columns.stop + right : columns.step]
+        row = slice(rows.start + distance * down, rows.stop + distance * down, rows.step)
+        return padded[row, columns.start + distance * right : columns.stop + distance * right : columns.step]
 
     horizontal = moved(0, -1) + moved(0, 1)
     vertical = moved(-1, 0) + moved(1, 0)

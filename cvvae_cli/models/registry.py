@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NETWORK_PREFIX = "network."
 GROUPED = "prior-11"  # the coder of models that have the integers of groups of channels
+PYRAMID = "prior-12"  # and of those that have integers of coarse passes
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ def spec_of_file(path: Path) -> ModelSpec:
         return replace(
             spec,
             name=name,
-            coder=GROUPED if "prior.cuts" in names else "prior-10" if config.joiner_width else spec.coder,
+            coder=coder_of_export(names, config) or spec.coder,
             weights_file=str(path.resolve()),
             weights_sha256=sha256,
             base=base,
@@ -315,6 +316,15 @@ def spec_of_file(path: Path) -> ModelSpec:
         encode_halo=config.encode_halo,
         decode_halo=config.decode_halo,
     )
+
+
+def coder_of_export(names: set[str], config: CompactConfig) -> str | None:
+    """Of the arrays that a file adds to its base; None: the base's."""
+    if "prior.strides" in names:
+        return PYRAMID
+    if "prior.cuts" in names:
+        return GROUPED
+    return "prior-10" if config.joiner_width else None
 
 
 def imported_spec(entry: Imported) -> ModelSpec:

@@ -161,6 +161,7 @@ class PriorSection:
     """Of `task = "prior"`: the samples it learns from, and how positions are coded."""
 
     cuts: tuple[int, ...] = ()  # the channel that each group but the first begins with; none: all together
+    strides: tuple[int, ...] = ()  # of the passes that first frames have of their own, as 4, 2, 1
     clips: int = 400
     frames: int = 25
     size: int = 256

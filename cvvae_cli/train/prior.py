@@ -1,4 +1,4 @@
-"""The prior of `prior-5` to `prior-11` in floats, as training shapes it, and its rounding to integers."""
+"""The prior of `prior-5` to `prior-12` in floats, as training shapes it, and its rounding to integers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cvvae_cli.bitstream.anchors import OFFSETS, AlignedCoder, offset_tables
-from cvvae_cli.bitstream.context import PASSES
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, MotionTables
-from cvvae_cli.bitstream.prior import FEATURES, LARGEST, PRICE, TAPS, GroupedTables, PriorTables
+from cvvae_cli.bitstream.prior import (
+    FEATURES,
+    FINE,
+    LARGEST,
+    PRICE,
+    TAPS,
+    GroupedTables,
+    Pass,
+    PriorTables,
+    PyramidTables,
+    coarse_passes,
+)
 from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES
 from cvvae_cli.bitstream.vectors import still
 from cvvae_cli.models.layers import zero_init
@@ -35,6 +45,7 @@ OFFSET_SHARE = 0.1  # of areas that have offsets, and of those that are not zero
 EXACT = 2**24 - 1  # the largest sum that single precision holds exactly in any order
 MIN_LIKELIHOOD = 1e-6
 MOTION_RATE = 0.1  # of the learning rate
+FEW = 1000  # positions, all of which are looked at for the range of an activation
 SMOOTHING = 0.5  # pseudo-counts of a table, spread like a logistic of the bin's own scale
 
 
@@ -80,24 +91,34 @@ class PassNetwork(nn.Module):
 class LatentPrior(nn.Module):
     """Mean and log scale of a logistic for every symbol. bitstream/motion.py is its integer twin."""
 
-    def __init__(self, channels: int, width: int = 96, cuts: tuple[int, ...] = ()) -> None:
-        """`cuts`: the channel that each group but the first begins with, ascending."""
+    def __init__(
+        self, channels: int, width: int = 96, cuts: tuple[int, ...] = (), strides: tuple[int, ...] = ()
+    ) -> None:
+        """`cuts`: the channel that each group but the first begins with, ascending. `strides`: of the passes
+        that first frames have of their own, each half of the one before, down to 1."""
         super().__init__()
         self.channels = channels
         self.cuts = cuts
+        self.strides = strides
+        self.coarse = coarse_passes(strides)
         self.motion = MotionPrediction(channels)
         self.kind = nn.Parameter(torch.zeros(3, width))
         self.level = nn.Parameter(torch.zeros(ANCHORS, width))
         self.conv1 = nn.Conv2d(2 * channels, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.heads = nn.ModuleList(PassNetwork(channels, width, cuts) for _ in PASSES)
+        self.heads = nn.ModuleList(PassNetwork(channels, width, cuts) for _ in self.passes)
         self.scale_kind = nn.Parameter(torch.zeros(3, channels))
         self.scale_level = nn.Parameter(torch.zeros(ANCHORS, channels))
-        linear = torch.zeros(len(PASSES), 2, channels, FEATURES)
+        linear = torch.zeros(len(FINE), 2, channels, FEATURES)
         linear[:, 0, :, 0] = 1.0  # the first mean starts as the frame before,
         linear[1, 1, :, 7] = 0.25  # the second as the mean of the known neighbours
         linear[2:, 1, :, 5:7] = 0.25
-        self.linear = nn.Parameter(linear)
+        self.linear = nn.Parameter(linear[[each.quarter for each in self.passes]])
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """All that there are, by number."""
+        return FINE + self.coarse
 
     def forward(
         self, decoded: Tensor, vectors: Tensor, aligned: Tensor, levels: Levels
@@ -123,21 +144,38 @@ class LatentPrior(nn.Module):
         trunk, spread = self.temporal(p, q, kinds, levels.place.repeat_interleave(t))
         features = [p, *around(p), q]
         seen = torch.cat([torch.asinh(x), torch.asinh(x - p)], 1)
-        means, scales, known = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x[:1, :1])
-        for index, (top, left) in enumerate(PASSES):
-            if top >= h or left >= w:
-                continue  # a plane of one row or column has no such positions
-            here = (..., slice(top, None, 2), slice(left, None, 2))
-            now = [*features, *around(x * known)] if index else features
-            mean, scale = self.in_pass(index, trunk[here], seen, known, [each[here] for each in now])
-            means[here], scales[here] = mean.to(x.dtype), (scale + spread).to(x.dtype)
-            known = known.clone()  # the products above remember it as it was
-            known[here] = 1
+        orders = [(kinds >= 0, FINE)]
+        if self.coarse:
+            orders = [(kinds == 0, self.coarse), (kinds > 0, FINE)]
+        means, scales = torch.zeros_like(x), torch.zeros_like(x)
+        for these, order in orders:
+            of_these = (part[these] for part in (trunk, seen, x))
+            means[these], scale = self.walk(order, *of_these, [each[these] for each in features])
+            scales[these] = scale + spread[these]
 
         def back(y: Tensor) -> Tensor:
             return y.reshape(b, t, c, h, w).transpose(1, 2)
 
         return back(means), back(scales)
+
+    def walk(
+        self, order: tuple[Pass, ...], trunk: Tensor, seen: Tensor, x: Tensor, features: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log scale of frames (N, C, h, w) whose passes come in an order."""
+        means, scales, known = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x[:1, :1])
+        for each in order:
+            if not each.has_any(*x.shape[2:]):
+                continue
+            here = (..., *each.here)
+            now = [feature[here] for feature in features]
+            lattice = (..., slice(None, None, each.stride), slice(None, None, each.stride))
+            if each.taps:
+                now += [near[quarter_of(each)] for near in around((x * known)[lattice])]
+            mean, scale = self.in_pass(each, trunk[here], seen[lattice], known[lattice], now)
+            means[here], scales[here] = mean.to(x.dtype), scale.to(x.dtype)
+            known = known.clone()  # the products above remember it as it was
+            known[here] = 1
+        return means, scales
 
     @torch.no_grad()
     def decoded(
@@ -191,18 +229,19 @@ class LatentPrior(nn.Module):
         return functional.relu(self.conv2(x)), spread[:, :, None, None]
 
     def in_pass(
-        self, index: int, trunk: Tensor, seen: Tensor, known: Tensor, features: list[Tensor]
+        self, each: Pass, trunk: Tensor, seen: Tensor, known: Tensor, features: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Mean and log scale at the positions of a pass.
 
-        `seen` is of the whole plane, of which `known` says what is; all else is of these positions.
+        `seen` is of all positions of its stride, of which `known` says what is; all else is of its own.
         """
-        head, (top, left) = self.heads[index], PASSES[index]
+        head, quarter = self.heads[each.number], quarter_of(each)
         x = head.trunk(trunk)
-        if index:
+        if each.taps:
+            top, left = (part.start for part in quarter[1:])
             around_these = functional.pad(channels_last(seen * known), (1, 1, 1, 1))[..., top:, left:]
             x = x + functional.conv2d(around_these, head.known.weight, head.known.bias, stride=2)
-        own, change = seen[..., top::2, left::2].split(self.channels, 1)
+        own, change = seen[quarter].split(self.channels, 1)
         found = []
         for number, (first, last) in enumerate(pairwise([0, *self.cuts, self.channels])):
             if number:
@@ -212,13 +251,19 @@ class LatentPrior(nn.Module):
             found.append([part[:, first:last] for part in out.chunk(3, 1)])
         gate, change, scale = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
         means = []
-        for weights in self.linear[index]:
+        for weights in self.linear[each.number]:
             mean = weights[:, 8, None, None]
             for number, feature in enumerate(features):
                 mean = mean + weights[:, number, None, None] * feature
             means.append(mean)
         share = torch.sigmoid(gate + FIRST_GATE)
         return share * means[0] + (1 - share) * means[1] + change, scale
+
+
+def quarter_of(each: Pass) -> tuple[Any, slice, slice]:
+    """Where the positions of a pass are among all of its stride."""
+    rows, columns = (slice(part.start // each.stride, None, 2) for part in each.here)
+    return ..., rows, columns
 
 
 def resting(vectors: Tensor, h: int, w: int) -> Tensor:
@@ -294,7 +339,9 @@ class Rounder:
         return named
 
     def _note(self, name: str, x: Tensor) -> None:
-        largest = torch.quantile(x.transpose(0, 1).flatten(1)[:, ::7].float(), 0.9995, dim=1).clamp_min(1e-3)
+        rows = x.transpose(0, 1).flatten(1).float()
+        some = rows[:, :: 7 if rows.shape[1] > FEW else 1]
+        largest = torch.quantile(some, 0.9995, dim=1).clamp_min(1e-3)
         self.ranges[name] = torch.maximum(self.ranges.get(name, largest), largest)
 
     def tables(self) -> PriorTables:
@@ -311,11 +358,14 @@ class Rounder:
         for index, head in enumerate(prior.heads):
             parts.append(self._round_pass(index, head, unit, shifts, biases))
         gate = np.arange(-128, 128) / GATE_STEPS + FIRST_GATE
-        kind, grouped = PriorTables, {}
-        if prior.cuts:
+        kind, more = PriorTables, {}
+        if prior.cuts or prior.strides:
             kind = GroupedTables
-            grouped["cuts"] = np.array(prior.cuts, np.uint8)
-            grouped["beside"] = np.stack([p["beside"] for p in parts]).astype(np.int16)
+            more["cuts"] = np.array(prior.cuts, np.uint8)
+            more["beside"] = np.stack([p["beside"] for p in parts]).astype(np.int16)
+        if prior.strides:
+            kind = PyramidTables
+            more["strides"] = np.array(prior.strides, np.uint8)
         return kind(
             compress=compressing(),
             embed=embed_q.astype(np.int32),
@@ -333,7 +383,7 @@ class Rounder:
             gate=np.rint(256 / (1 + np.exp(-gate))).astype(np.int16),
             linear=np.rint(w(prior.linear) * 4096).astype(np.int32),
             frequencies=frequencies_of(np.zeros((tables_for(prior.channels), ALPHABET))),
-            **grouped,
+            **more,
         )
 
     def _round_pass(
@@ -344,14 +394,14 @@ class Rounder:
         shifts: list[np.ndarray],
         biases: list[np.ndarray],
     ) -> dict[str, np.ndarray]:
-        w, channels = weights_of, self.prior.channels
+        w, channels, neighbours = weights_of, self.prior.channels, TAPS[self.prior.passes[index].quarter]
         known = np.zeros((8, *taps(head.known).shape[1:]))
-        for number, (down, right) in enumerate(TAPS[index]):
+        for number, (down, right) in enumerate(neighbours):
             known[number] = taps(head.known)[3 * (down + 1) + right + 1]
         beside = np.zeros((len(self.prior.cuts), 2, channels, known.shape[2]))
         for number, cut in enumerate(self.prior.cuts):
             beside[number, :, :cut] = taps(head.beside[number]).reshape(2, cut, -1)
-        bias = w(head.trunk.bias) + (w(head.known.bias) if index else 0)
+        bias = w(head.trunk.bias) + (w(head.known.bias) if neighbours else 0)
         seen = np.concatenate([known, beside.reshape(len(beside), *known.shape[1:])])
         (trunk, seen), shift, (bias1,) = rounded(
             [(taps(head.trunk), unit["x2"], LARGEST), (seen, 1 / COMPRESS_STEPS, COMPRESS_LARGEST)],

@@ -33,10 +33,13 @@ def restore_prior(prior: LatentPrior, tables: PriorTables, motion: MotionTables,
     put_taps(prior.conv1, conv1[0], 0)
     conv2, unit = in_floats([(tables.conv2, unit)], tables.shift[1])
     put_taps(prior.conv2, conv2[0], scaled(tables.bias[0], tables.shift[1], unit))
-    spread = np.mean([restore_pass(head, k, tables, unit) for k, head in enumerate(prior.heads)], axis=0)
+    # coarse passes that are new start as the fine ones of their quarter
+    known = [each.number if each in tables.passes else each.quarter for each in prior.passes]
+    both = zip(prior.heads, known, strict=True)
+    spread = np.mean([restore_pass(head, number, tables, unit) for head, number in both], axis=0)
     put(prior.scale_kind, spread[:kinds])
     put(prior.scale_level, spread[kinds:])
-    put(prior.linear, tables.linear / 4096)
+    put(prior.linear, tables.linear[known] / 4096)
 
 
 def restore_pass(head: nn.Module, index: int, tables: PriorTables, trunk_unit: np.ndarray) -> np.ndarray:
@@ -49,7 +52,7 @@ def restore_pass(head: nn.Module, index: int, tables: PriorTables, trunk_unit: n
         put(layer.weight, weights[0].T[..., None, None])
     put_taps(head.trunk, trunk, scaled(biases[0], shifts[0], unit))
     every = np.zeros((9, *known.shape[1:]))
-    for number, (down, right) in enumerate(TAPS[index]):
+    for number, (down, right) in enumerate(TAPS[tables.passes[index].quarter]):
         every[3 * (down + 1) + right + 1] = known[number]
     put_taps(head.known, every, 0)
     (hidden,), hidden_unit = in_floats([(tables.hidden[index][None], unit)], shifts[1])

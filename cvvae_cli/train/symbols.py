@@ -19,13 +19,20 @@ from cvvae_cli.bitstream.chunk import CoderWithDetail, which_aligned
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.bitstream.motion import FRACTION, MotionTables
-from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL, GroupedTables, PriorTables
+from cvvae_cli.bitstream.prior import (
+    FIRST_LEVEL,
+    LAST_LEVEL,
+    GroupedTables,
+    PriorTables,
+    PyramidTables,
+    halving,
+)
 from cvvae_cli.bitstream.residuals import Plan
 from cvvae_cli.engine.base import network_to_pixels
 from cvvae_cli.engine.device import choose_placement
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
-from cvvae_cli.models.registry import GROUPED, Weights, find_model_or_file
+from cvvae_cli.models.registry import GROUPED, PYRAMID, Weights, find_model_or_file
 from cvvae_cli.train.config import PriorSection, Stage, TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise
 from cvvae_cli.train.losses import add_noise
@@ -79,22 +86,30 @@ class PriorTrainee(Trainee):
             raise ConfigError(
                 f"{spec.name} has no prior that this could go on with", hint='start with "compact-8" or later'
             )
-        if self.section.cuts and not weights.config.get("joiner_width"):
+        if (self.section.cuts or self.section.strides) and not weights.config.get("joiner_width"):
             raise ConfigError(
-                f"the coder of groups of channels is for models with a joiner, and {spec.name} has none",
-                hint='leave out cuts, or set start = "compact"',
+                f"coders of groups of channels or coarse passes are for models with a joiner, "
+                f"and {spec.name} has none",
+                hint='leave out cuts and strides, or set start = "compact"',
             )
-        own = tuple(weights.arrays.get("prior.cuts", np.array(self.section.cuts)).tolist())
-        if own != self.section.cuts:
+        for name, what in (("cuts", "groups of channels"), ("strides", "coarse passes")):
+            wanted = getattr(self.section, name)
+            own = tuple(weights.arrays.get(f"prior.{name}", np.array(wanted)).tolist())
+            if own != wanted:
+                raise ConfigError(
+                    f"the prior of {spec.name} has other {what}",
+                    hint=f"set {name} = {list(own)} in [prior], or start with a model that has none",
+                )
+        if self.section.strides != halving(len(self.section.strides)):
             raise ConfigError(
-                f"the prior of {spec.name} has other groups of channels",
-                hint=f"set cuts = {list(own)} in [prior], or start with a model that has none",
+                f"strides = {list(self.section.strides)} in [prior] do not halve down to 1",
+                hint="as [4, 2, 1] or [8, 4, 2, 1]",
             )
         engine = Engine(spec, weights.build, choose_placement(device.type))
         self._frozen |= {"spec": spec, "weights": weights, "engine": engine, "samples": {}}
         arrays = weights.arrays
         width, channels = arrays["prior.conv2"].shape[1], arrays["quantizer.log_gain"].shape[1]
-        self.prior = LatentPrior(channels, width, self.section.cuts)
+        self.prior = LatentPrior(channels, width, self.section.cuts, self.section.strides)
         self.prior.motion.requires_grad_(False)
         self.log_gain, self.log_step = (
             torch.from_numpy(arrays[f"quantizer.{name}"]).to(device) for name in ("log_gain", "log_step")
@@ -223,7 +238,9 @@ class PriorTrainee(Trainee):
     def counted(self, tables: PriorTables, sample: Coded) -> np.ndarray:
         """How often each value of each table (tables, 256) is chosen."""
         spec, weights = self._frozen["spec"], self._frozen["weights"]
-        if isinstance(tables, GroupedTables):
+        if isinstance(tables, PyramidTables):
+            spec = replace(spec, coder=PYRAMID)
+        elif isinstance(tables, GroupedTables):
             spec = replace(spec, coder=GROUPED)
         coder = coder_at(spec, weights, sample.level, weights.arrays | tables.to_tensors())
         scaled = sample.scaled.float().transpose(0, 1).cpu().numpy()

@@ -18,14 +18,15 @@ from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.corrections import CorrectionCoder
 from cvvae_cli.bitstream.cosines import Added
 from cvvae_cli.bitstream.detail import Change, DetailCoder, Memory, PaintedDetailCoder
+OWN = {"prior-11": 16, "prior-12": 17}  # tiny models with integers of their own
 task, weights, folder = sys.argv[1], *map(Path, sys.argv[2:])
 shape = (3, 4, 45, 61)
 scaled = np.random.default_rng(0).laplace(0, 4, shape).astype(np.float32)
 scaled[2] = np.roll(scaled[1], 3, 2)  # something moves
 for number, (name, kind) in enumerate(ENTROPY_CODERS.items(), 1):  # tiny-1 has the first coder, and so on
     arrays = load_file(weights / f"tiny-{min(number, 8)}.safetensors")
-    if name == "prior-11":  # which has integers of its own
-        arrays |= load_file(weights / "tiny-16.safetensors")
+    if name in OWN:
+        arrays |= load_file(weights / f"tiny-{OWN[name]}.safetensors")
     coder = kind.of_model(arrays, 85 if number > 1 else None)
     if task == "encode":
         data = coder.pack(coder.choose(scaled, ()))

@@ -249,10 +249,10 @@ def decode_step(ans, guesses, frame, bits=0, bins=0, moving=(), anchors=None):
     return residual
 
 
-def sums_around(frame, c, y, x):
-    """Of the horizontal, the vertical and the diagonal neighbours."""
+def sums_around(frame, c, y, x, stride=1):
+    """Of the horizontal, the vertical and the diagonal neighbours at a distance."""
     sides = ((0, -1), (0, 1)), ((-1, 0), (1, 0)), ((-1, -1), (-1, 1), (1, -1), (1, 1))
-    return [sum(frame.get((c, y + dy, x + dx), 0) for dy, dx in side) for side in sides]
+    return [sum(frame.get((c, y + stride * a, x + stride * b), 0) for a, b in side) for side in sides]
 
 
 def level_row(rows, kind, level):
@@ -337,6 +337,7 @@ DECODERS = {
     "prior-9": decode_anchored_frame,
     "prior-10": decode_anchored_frame,
     "prior-11": decode_anchored_frame,
+    "prior-12": decode_anchored_frame,
 }
 
 
@@ -689,14 +690,21 @@ def decode_passes(ans, header, tables, kind, p, q, fraction, bins, bits=0, movin
     row, column = ((0, -1), (0, 1)), ((-1, 0), (1, 0))
     corners = ((-1, -1), (-1, 1), (1, -1), (1, 1))
     taps = ((), corners, row + column, row + column + corners)
-    spreads = [level_row([k[index] for k in tables["spread"]], kind, level) for index in range(4)]
+    passes = [(index, index, 1) for index in range(4)]
+    if version(header) >= 12 and kind == 0:
+        passes = []
+        for stride in tables["strides"]:
+            for quarter in range(bool(passes), 4):
+                passes.append((4 + len(passes), quarter, stride))
+    spreads = {index: level_row([k[index] for k in tables["spread"]], kind, level) for index, *_ in passes}
     cuts = tables["cuts"] if version(header) >= 11 else []
     sums = {}
-    for index, (top, side) in enumerate(((0, 0), (1, 1), (0, 1), (1, 0))):
+    for index, quarter, stride in passes:
+        top, side = ((0, 0), (1, 1), (0, 1), (1, 0))[quarter]
         for group, first_channel in enumerate([0, *cuts]):
             guesses = []
-            for y in range(top, h, 2):
-                for x in range(side, w, 2):
+            for y in range(stride * top, h, 2 * stride):
+                for x in range(stride * side, w, 2 * stride):
                     if group:
                         own = view(frame, fraction, p, 0, y, x)
                         own = [v if n % channels < first_channel else 0 for n, v in enumerate(own)]
@@ -704,7 +712,8 @@ def decode_passes(ans, header, tables, kind, p, q, fraction, bins, bits=0, movin
                         total = [a + b for a, b in zip(sums[y, x], total, strict=True)]
                     else:
                         total = product(tables["trunk"][index], trunk[y, x])
-                        for number, (dy, dx) in enumerate(taps[index]):
+                        for number, (dy, dx) in enumerate(taps[quarter]):
+                            dy, dx = stride * dy, stride * dx
                             if (0, y + dy, x + dx) in frame:
                                 near = view(frame, fraction, p, 0, y + dy, x + dx)
                                 more = product(tables["known"][index][number], near)
@@ -724,7 +733,7 @@ def decode_passes(ans, header, tables, kind, p, q, fraction, bins, bits=0, movin
                         n = shifts[2 * channels + c]
                         number = (spread + spreads[index][c] + (1 << n >> 1)) >> n
                         features = [p.get((c, y, x), 0), *sums_around(p, c, y, x)]
-                        features += [q.get((c, y, x), 0), *sums_around(frame, c, y, x)]
+                        features += [q.get((c, y, x), 0), *sums_around(frame, c, y, x, stride)]
                         one, two = (
                             ((dot(row[:4], features[:4]) >> fraction) + dot(row[4:8], features[4:]) >> bits)
                             + row[8]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from container.plain_reader import read
 from safetensors.numpy import load_file
-from tiny import EVERY, GOLDEN, GROUPED, JOINED
+from tiny import EVERY, GOLDEN, GROUPED, JOINED, PYRAMID
 
 from cvvae_cli import latents
 from cvvae_cli.bitstream.anchors import (
@@ -13,6 +13,7 @@ from cvvae_cli.bitstream.anchors import (
     DetailedCoder,
     GroupedCoder,
     PaintedCoder,
+    PyramidCoder,
 )
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.cosines import COLOURS, in_blocks, turned
@@ -35,8 +36,9 @@ MODELS = {
     "painted": JOINED,
     "borrowing": JOINED,
     "grouped": GROUPED,
+    "pyramid": PYRAMID,
 }  # the tiny model of each but the first
-BORROWING = (BorrowingCoder, GroupedCoder)  # the coders of files that borrow
+BORROWING = (BorrowingCoder, GroupedCoder, PyramidCoder)  # the coders of files that borrow
 PAINTED = (PaintedCoder, *BORROWING)
 CORRECTED = (CorrectedCoder, *PAINTED)
 DETAILED = (DetailedCoder, *CORRECTED)
@@ -158,7 +160,7 @@ def test_the_golden_files_use_what_the_format_has(tiny, name):
             shares = blocks.mean((3, 4))
             assert all((shares == k).mean() > 0.1 for k in (0, 1)), shares
             assert ((shares > 0) & (shares < 1)).mean() > 0.03  # what moved lies beside what did not
-        if "borrowing" in name or "grouped" in name:
+        if any(kind in name for kind in ("borrowing", "grouped", "pyramid")):
             chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
             found = {(4 * n + t, k): v for n, c in enumerate(chunks) for (t, k), v in c.borrowed.items()}
             assert sorted(found) == [(3, 0), (4, 2), (6, 0), (6, 1)]  # of cuts after frames 1, 3 and 2

@@ -1,0 +1,160 @@
+"""First latent frames that are coded from coarse to fine."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny import (
+    CUTS,
+    GOLDEN,
+    PYRAMID,
+    STRIDES,
+    assert_all_is_measured,
+    assert_an_interrupted_encode_goes_on,
+    assert_parts_are_those_of_the_whole,
+    moving_picture,
+)
+
+from cvvae_cli import codec, latents
+from cvvae_cli.bitstream.anchors import GroupedCoder, PyramidCoder
+from cvvae_cli.bitstream.context import PASSES
+from cvvae_cli.bitstream.prior import PyramidTables, coarse_passes
+from cvvae_cli.bitstream.residuals import Beside
+from cvvae_cli.codec import encode_file
+from cvvae_cli.container.reader import open_cvl
+from cvvae_cli.errors import WeightsError
+from cvvae_cli.options import EncodeOptions
+
+OPTIONS = EncodeOptions(model=f"tiny-{PYRAMID}", device="cpu", dtype="fp32", quality=9)
+GROUPS = [slice(*each) for each in pairwise([0, *CUTS, 4])]
+
+
+def arrays():
+    own = load_file(GOLDEN / f"tiny-{PYRAMID}.safetensors")
+    return load_file(GOLDEN / "tiny-8.safetensors") | own
+
+
+def chosen(shape, seed=3):
+    values = np.random.default_rng(seed).laplace(0, 4, shape).astype(np.float32)
+    values[2:] = np.roll(values[1:2], 3, 3)  # something moves
+    return values
+
+
+def steps_of_symbols(plan):
+    return [step for step in plan.steps if not isinstance(step[0], Beside)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 1), (3, 3), (4, 9), (13, 18)])
+def test_symbols_come_back(size):
+    coder = PyramidCoder.of_model(arrays(), 85)
+    plan = coder.choose(chosen((3, 4, *size)), ())
+    assert np.array_equal(coder.decode(coder.pack(plan), plan.symbols.shape, ()), plan.symbols)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 8), (17, 30)])
+def test_the_passes_of_a_first_frame_are_all_of_it_and_none_twice(size):
+    count = np.zeros(size, int)
+    for each in coarse_passes(STRIDES):
+        count[each.here] += 1
+    assert (count == 1).all()
+
+
+def test_first_frames_have_passes_of_their_own_and_others_the_usual_four():
+    coder = PyramidCoder.of_model(arrays(), 85)
+    plan = coder.choose(chosen((3, 4, 16, 16)), ())
+    places = [where for where, _, _ in steps_of_symbols(plan)]
+    first = [(g, *each.here) for each in coarse_passes(STRIDES) for g in GROUPS]
+    assert places[: len(first)] == first
+    assert first[0][1:] == (slice(0, None, 8), slice(0, None, 8))
+    later = [(g, slice(top, None, 2), slice(left, None, 2)) for top, left in PASSES for g in GROUPS]
+    assert places[len(first) :] == later * 2
+
+
+def test_what_is_known_reaches_as_far_as_the_stride():
+    """One symbol of the coarsest quarter tells those of the next that lie four rows and columns from it."""
+    coder = PyramidCoder.of_model(arrays(), 100)
+    frames = chosen((1, 4, 16, 24))
+    guesses = []
+    for changed in (False, True):
+        if changed:
+            frames[:, :, 8, 8] += 60
+        steps = steps_of_symbols(coder.choose(frames, ()))
+        guesses.append([guess for _, guess, _ in steps])
+    count = len(GROUPS)
+    one, other = (each[count] for each in guesses)  # the first group of the second pass
+    differ = ((one.tables != other.tables) | (one.symbols != other.symbols)).any(0)
+    rows, columns = np.nonzero(differ)
+    assert sorted(zip((4 + 8 * rows).tolist(), (4 + 8 * columns).tolist(), strict=True)) == [
+        (4, 4),
+        (4, 12),
+        (12, 4),
+        (12, 12),
+    ]
+
+
+def test_a_frame_that_goes_on_is_coded_as_without_coarse_passes():
+    """With the same integers for what both have."""
+    found = arrays()
+    whole = GroupedCoder.of_model(without_strides(found), 85)
+    coder = PyramidCoder.of_model(found, 85)
+    frames, past = chosen((2, 4, 9, 11)), (np.zeros((4, 9, 11), np.int32),) * 3
+    one, other = (each.choose(frames, past) for each in (coder, whole))
+    assert coder.pack(one) == whole.pack(other)
+    assert coder.pack(coder.choose(frames, ())) != whole.pack(whole.choose(frames, ()))
+
+
+def without_strides(found):
+    """The arrays of a coder that has the first four passes alone."""
+    tables = PyramidTables.from_tensors(found)
+    by_pass = ("trunk", "known", "hidden", "head", "head_bias", "head_shift", "linear", "beside")
+    parts = {f"prior.{name}": getattr(tables, name)[:4] for name in by_pass}
+    parts |= {"prior.bias": tables.bias[:9], "prior.shift": tables.shift[:10]}
+    parts["prior.spread"] = tables.spread[:, :4]
+    return {name: array for name, array in (found | parts).items() if name != "prior.strides"}
+
+
+def test_unfit_strides_are_refused():
+    good = arrays()
+    for name, value in (
+        ("prior.strides", np.array([4, 1], np.uint8)),
+        ("prior.strides", np.array([2, 1], np.uint8)),
+        ("prior.strides", np.array([], np.uint8)),
+        ("prior.known", good["prior.known"][:4]),
+        ("prior.beside", good["prior.beside"][:4]),
+    ):
+        with pytest.raises(WeightsError, match="damaged"):
+            PyramidCoder.of_model(good | {name: value}, 50)
+    with pytest.raises(WeightsError, match="coarse to fine"):
+        GroupedCoder.of_model(good, 50)
+    with pytest.raises(WeightsError, match="strides"):
+        PyramidCoder.of_model(without_strides(good), 50)
+
+
+@pytest.fixture
+def pyramid(tiny, lossless, tmp_path):
+    """A file of 46 frames, four chunks; in the middle a period begins."""
+    lossless(moving_picture(46, 44, 38, seed=3), "source.mkv")
+    path = tmp_path / "pyramid.cvl"
+    encode_file(tmp_path / "source.mkv", path, OPTIONS)
+    with open_cvl(path) as cvl:
+        assert cvl.header.coder == "prior-12"
+    return path
+
+
+def test_a_part_is_that_of_the_whole(pyramid):
+    with open_cvl(pyramid) as cvl:
+        spec, weights = latents.model_of(cvl.header)
+    engine = codec.make_engine(spec, weights.build, codec.choose_placement("cpu", "fp32"))
+    parts = [*(range(n, n + 1) for n in (0, 5, 17, 33, 45)), range(15, 40)]
+    assert assert_parts_are_those_of_the_whole(engine, pyramid, parts) == 46
+
+
+def test_an_interrupted_encode_goes_on_to_the_same_bytes(pyramid):
+    assert_an_interrupted_encode_goes_on(pyramid, OPTIONS)
+
+
+def test_what_a_chunk_takes_is_measured(pyramid):
+    assert_all_is_measured(pyramid, chunks=4)
