@@ -229,6 +229,13 @@ MODELS: dict[str, ModelSpec] = {
             weights_file="compact-14.safetensors",
             weights_sha256="762adf5c0284b725ce6e221606497d27ff5bdbe1830b519102e45fc7f5bc4dcc",
         ),
+        replace(
+            COMPACT_12,
+            name="compact-15",
+            coder=PYRAMID,
+            weights_file="compact-15.safetensors",
+            weights_sha256="c556e18f2cd52aab8b519623027c240458d112dc38341a917bfbbfd526cba015",
+        ),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
         latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
@@ -250,7 +257,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-14", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-15", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:
