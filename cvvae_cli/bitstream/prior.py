@@ -201,12 +201,12 @@ class PyramidTables(GroupedTables):
 
     def check(self) -> None:
         super().check()
-        if tuple(self.strides.tolist()) != halving(len(self.strides)):
+        if not np.array_equal(self.strides, halving(self.strides.size)):
             raise WeightsError("the prior's weights are damaged")
 
     @property
     def coarse(self) -> tuple[Pass, ...]:
-        return coarse_passes(tuple(self.strides.tolist()))
+        return coarse_passes(tuple(self.strides.ravel().tolist()))
 
 
 def at_level(rows: np.ndarray, kind: int, level: int) -> np.ndarray:
