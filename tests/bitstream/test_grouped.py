@@ -12,6 +12,7 @@ from tiny import (
     CUTS,
     GOLDEN,
     GROUPED,
+    PYRAMID,
     assert_all_is_measured,
     assert_an_interrupted_encode_goes_on,
     assert_parts_are_those_of_the_whole,
@@ -26,9 +27,8 @@ from cvvae_cli.bitstream.residuals import Beside
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.errors import WeightsError
+from cvvae_cli.models.registry import find_model
 from cvvae_cli.options import EncodeOptions
-
-OPTIONS = EncodeOptions(model=f"tiny-{GROUPED}", device="cpu", dtype="fp32", quality=9)
 
 
 def arrays():
@@ -107,14 +107,19 @@ def test_groups_that_say_nothing_cost_nothing():
     assert np.array_equal(one.symbols, other.symbols)
 
 
+@pytest.fixture(params=[GROUPED, PYRAMID])
+def options(request):
+    return EncodeOptions(model=f"tiny-{request.param}", device="cpu", dtype="fp32", quality=9)
+
+
 @pytest.fixture
-def grouped(tiny, lossless, tmp_path):
+def grouped(options, tiny, lossless, tmp_path):
     """A file of 46 frames, four chunks; in the middle a period begins."""
     lossless(moving_picture(46, 44, 38, seed=3), "source.mkv")
     path = tmp_path / "grouped.cvl"
-    encode_file(tmp_path / "source.mkv", path, OPTIONS)
+    encode_file(tmp_path / "source.mkv", path, options)
     with open_cvl(path) as cvl:
-        assert cvl.header.coder == "prior-11"
+        assert cvl.header.coder == find_model(options.model).coder
     return path
 
 
@@ -126,8 +131,8 @@ def test_a_part_is_that_of_the_whole(grouped):
     assert assert_parts_are_those_of_the_whole(engine, grouped, parts) == 46
 
 
-def test_an_interrupted_encode_goes_on_to_the_same_bytes(grouped):
-    assert_an_interrupted_encode_goes_on(grouped, OPTIONS)
+def test_an_interrupted_encode_goes_on_to_the_same_bytes(grouped, options):
+    assert_an_interrupted_encode_goes_on(grouped, options)
 
 
 def test_what_a_chunk_takes_is_measured(grouped):

@@ -1,4 +1,4 @@
-"""First latent frames that are coded from coarse to fine."""
+"""First latent frames that are coded from coarse to fine. Files with them: test_grouped.py."""
 
 from __future__ import annotations
 
@@ -7,28 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import (
-    CUTS,
-    GOLDEN,
-    PYRAMID,
-    STRIDES,
-    assert_all_is_measured,
-    assert_an_interrupted_encode_goes_on,
-    assert_parts_are_those_of_the_whole,
-    moving_picture,
-)
+from tiny import CUTS, GOLDEN, PYRAMID, STRIDES
 
-from cvvae_cli import codec, latents
 from cvvae_cli.bitstream.anchors import GroupedCoder, PyramidCoder
 from cvvae_cli.bitstream.context import PASSES
 from cvvae_cli.bitstream.prior import PyramidTables, coarse_passes
 from cvvae_cli.bitstream.residuals import Beside
-from cvvae_cli.codec import encode_file
-from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.errors import WeightsError
-from cvvae_cli.options import EncodeOptions
 
-OPTIONS = EncodeOptions(model=f"tiny-{PYRAMID}", device="cpu", dtype="fp32", quality=9)
 GROUPS = [slice(*each) for each in pairwise([0, *CUTS, 4])]
 
 
@@ -131,30 +117,3 @@ def test_unfit_strides_are_refused():
         GroupedCoder.of_model(good, 50)
     with pytest.raises(WeightsError, match="strides"):
         PyramidCoder.of_model(without_strides(good), 50)
-
-
-@pytest.fixture
-def pyramid(tiny, lossless, tmp_path):
-    """A file of 46 frames, four chunks; in the middle a period begins."""
-    lossless(moving_picture(46, 44, 38, seed=3), "source.mkv")
-    path = tmp_path / "pyramid.cvl"
-    encode_file(tmp_path / "source.mkv", path, OPTIONS)
-    with open_cvl(path) as cvl:
-        assert cvl.header.coder == "prior-12"
-    return path
-
-
-def test_a_part_is_that_of_the_whole(pyramid):
-    with open_cvl(pyramid) as cvl:
-        spec, weights = latents.model_of(cvl.header)
-    engine = codec.make_engine(spec, weights.build, codec.choose_placement("cpu", "fp32"))
-    parts = [*(range(n, n + 1) for n in (0, 5, 17, 33, 45)), range(15, 40)]
-    assert assert_parts_are_those_of_the_whole(engine, pyramid, parts) == 46
-
-
-def test_an_interrupted_encode_goes_on_to_the_same_bytes(pyramid):
-    assert_an_interrupted_encode_goes_on(pyramid, OPTIONS)
-
-
-def test_what_a_chunk_takes_is_measured(pyramid):
-    assert_all_is_measured(pyramid, chunks=4)
