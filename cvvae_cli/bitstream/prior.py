@@ -477,8 +477,7 @@ class PriorFrame:
 
     def _linear_features(self, earlier: Tensor) -> list[Tensor]:
         """P, P+, P|, PX, Q at every position, integers (h, w, C)."""
-        p = torch.zeros((self.h + 2, self.w + 2, earlier.shape[2]), dtype=self.symbols.dtype)
-        p = p.to(earlier.device)
+        p = self.symbols.new_zeros((self.h + 2, self.w + 2, earlier.shape[2]))
         p[1:-1, 1:-1] = self.before
         every = around(p, slice(1, 1 + self.h), slice(1, 1 + self.w))
         return [p[1:-1, 1:-1], *every, earlier.to(p.dtype)]

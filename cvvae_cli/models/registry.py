@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -303,7 +303,7 @@ def spec_of_file(path: Path) -> ModelSpec:
         return replace(
             spec,
             name=name,
-            coder=coder_of_export(names, config) or spec.coder,
+            coder=coder_of_prior(names) or ("prior-10" if config.joiner_width else spec.coder),
             weights_file=str(path.resolve()),
             weights_sha256=sha256,
             base=base,
@@ -325,13 +325,11 @@ def spec_of_file(path: Path) -> ModelSpec:
     )
 
 
-def coder_of_export(names: set[str], config: CompactConfig) -> str | None:
-    """Of the arrays that a file adds to its base; None: the base's."""
+def coder_of_prior(names: Collection[str]) -> str | None:
+    """The coder that the integers of a prior, by the names of their arrays, are for; None: of its model."""
     if "prior.strides" in names:
         return PYRAMID
-    if "prior.cuts" in names:
-        return GROUPED
-    return "prior-10" if config.joiner_width else None
+    return GROUPED if "prior.cuts" in names else None
 
 
 def imported_spec(entry: Imported) -> ModelSpec:

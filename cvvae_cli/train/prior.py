@@ -144,7 +144,7 @@ class LatentPrior(nn.Module):
         trunk, spread = self.temporal(p, q, kinds, levels.place.repeat_interleave(t))
         features = [p, *around(p), q]
         seen = torch.cat([torch.asinh(x), torch.asinh(x - p)], 1)
-        orders = [(kinds >= 0, FINE)]
+        orders: list[tuple[Any, tuple[Pass, ...]]] = [(slice(None), FINE)]
         if self.coarse:
             orders = [(kinds == 0, self.coarse), (kinds > 0, FINE)]
         means, scales = torch.zeros_like(x), torch.zeros_like(x)
@@ -170,7 +170,7 @@ class LatentPrior(nn.Module):
             now = [feature[here] for feature in features]
             lattice = (..., slice(None, None, each.stride), slice(None, None, each.stride))
             if each.taps:
-                now += [near[quarter_of(each)] for near in around((x * known)[lattice])]
+                now += [near[(..., *quarter_of(each))] for near in around((x * known)[lattice])]
             mean, scale = self.in_pass(each, trunk[here], seen[lattice], known[lattice], now)
             means[here], scales[here] = mean.to(x.dtype), scale.to(x.dtype)
             known = known.clone()  # the products above remember it as it was
@@ -238,10 +238,10 @@ class LatentPrior(nn.Module):
         head, quarter = self.heads[each.number], quarter_of(each)
         x = head.trunk(trunk)
         if each.taps:
-            top, left = (part.start for part in quarter[1:])
+            top, left = (part.start for part in quarter)
             around_these = functional.pad(channels_last(seen * known), (1, 1, 1, 1))[..., top:, left:]
             x = x + functional.conv2d(around_these, head.known.weight, head.known.bias, stride=2)
-        own, change = seen[quarter].split(self.channels, 1)
+        own, change = seen[(..., *quarter)].split(self.channels, 1)
         found = []
         for number, (first, last) in enumerate(pairwise([0, *self.cuts, self.channels])):
             if number:
@@ -260,10 +260,9 @@ class LatentPrior(nn.Module):
         return share * means[0] + (1 - share) * means[1] + change, scale
 
 
-def quarter_of(each: Pass) -> tuple[Any, slice, slice]:
-    """Where the positions of a pass are among all of its stride."""
-    rows, columns = (slice(part.start // each.stride, None, 2) for part in each.here)
-    return ..., rows, columns
+def quarter_of(each: Pass) -> tuple[slice, slice]:
+    """Where the positions of a pass are among all of its stride: as one of stride 1 is among all."""
+    return FINE[each.quarter].here
 
 
 def resting(vectors: Tensor, h: int, w: int) -> Tensor:

@@ -19,20 +19,13 @@ from cvvae_cli.bitstream.chunk import CoderWithDetail, which_aligned
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.bitstream.motion import FRACTION, MotionTables
-from cvvae_cli.bitstream.prior import (
-    FIRST_LEVEL,
-    LAST_LEVEL,
-    GroupedTables,
-    PriorTables,
-    PyramidTables,
-    halving,
-)
+from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL, PriorTables, halving
 from cvvae_cli.bitstream.residuals import Plan
 from cvvae_cli.engine.base import network_to_pixels
 from cvvae_cli.engine.device import choose_placement
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
-from cvvae_cli.models.registry import GROUPED, PYRAMID, Weights, find_model_or_file
+from cvvae_cli.models.registry import Weights, coder_of_prior, find_model_or_file
 from cvvae_cli.train.config import PriorSection, Stage, TrainConfig
 from cvvae_cli.train.data import ClipSampler, SampleNoise
 from cvvae_cli.train.losses import add_noise
@@ -238,11 +231,9 @@ class PriorTrainee(Trainee):
     def counted(self, tables: PriorTables, sample: Coded) -> np.ndarray:
         """How often each value of each table (tables, 256) is chosen."""
         spec, weights = self._frozen["spec"], self._frozen["weights"]
-        if isinstance(tables, PyramidTables):
-            spec = replace(spec, coder=PYRAMID)
-        elif isinstance(tables, GroupedTables):
-            spec = replace(spec, coder=GROUPED)
-        coder = coder_at(spec, weights, sample.level, weights.arrays | tables.to_tensors())
+        arrays = tables.to_tensors()
+        spec = replace(spec, coder=coder_of_prior(arrays) or spec.coder)
+        coder = coder_at(spec, weights, sample.level, weights.arrays | arrays)
         scaled = sample.scaled.float().transpose(0, 1).cpu().numpy()
         aligned = sample.aligned.cpu().numpy()
         plans: list[Plan] = []

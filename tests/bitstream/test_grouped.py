@@ -31,8 +31,8 @@ from cvvae_cli.models.registry import find_model
 from cvvae_cli.options import EncodeOptions
 
 
-def arrays():
-    own = load_file(GOLDEN / f"tiny-{GROUPED}.safetensors")
+def arrays(number=GROUPED):
+    own = load_file(GOLDEN / f"tiny-{number}.safetensors")
     return load_file(GOLDEN / "tiny-8.safetensors") | own
 
 
@@ -40,6 +40,10 @@ def chosen(shape):
     values = np.random.default_rng(3).laplace(0, 4, shape).astype(np.float32)
     values[2:] = np.roll(values[1:2], 3, 3)  # something moves
     return values
+
+
+def steps_of_symbols(plan):
+    return [step for step in plan.steps if not isinstance(step[0], Beside)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 1), (13, 18)])
@@ -52,7 +56,7 @@ def test_symbols_come_back(size):
 def test_every_pass_is_coded_in_groups():
     coder = GroupedCoder.of_model(arrays(), 85)
     plan = coder.choose(chosen((3, 4, 8, 8)), ())
-    places = [where for where, _, _ in plan.steps if not isinstance(where, Beside)]
+    places = [where for where, _, _ in steps_of_symbols(plan)]
     assert [where[0] for where in places] == [slice(*each) for each in pairwise([0, *CUTS, 4])] * 4 * 3
 
 
@@ -64,8 +68,7 @@ def test_a_group_depends_on_those_before_it_in_its_place_alone():
     for changed in (False, True):
         if changed:
             frames[:, 0, 4, 6] += 60  # of the first group and pass
-        steps = coder.choose(frames, ()).steps
-        first = [step for step in steps if not isinstance(step[0], Beside)][: len(CUTS) + 1]
+        first = steps_of_symbols(coder.choose(frames, ()))[: len(CUTS) + 1]
         guesses.append([guess for _, guess, _ in first])
     differ = [
         (one.tables != other.tables) | (one.symbols != other.symbols)

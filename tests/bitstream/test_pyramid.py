@@ -6,36 +6,20 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
-from tiny import CUTS, GOLDEN, PYRAMID, STRIDES
+from bitstream.test_grouped import arrays, chosen, steps_of_symbols
+from tiny import CUTS, PYRAMID, STRIDES
 
 from cvvae_cli.bitstream.anchors import GroupedCoder, PyramidCoder
 from cvvae_cli.bitstream.context import PASSES
 from cvvae_cli.bitstream.prior import PyramidTables, coarse_passes
-from cvvae_cli.bitstream.residuals import Beside
 from cvvae_cli.errors import WeightsError
 
 GROUPS = [slice(*each) for each in pairwise([0, *CUTS, 4])]
 
 
-def arrays():
-    own = load_file(GOLDEN / f"tiny-{PYRAMID}.safetensors")
-    return load_file(GOLDEN / "tiny-8.safetensors") | own
-
-
-def chosen(shape, seed=3):
-    values = np.random.default_rng(seed).laplace(0, 4, shape).astype(np.float32)
-    values[2:] = np.roll(values[1:2], 3, 3)  # something moves
-    return values
-
-
-def steps_of_symbols(plan):
-    return [step for step in plan.steps if not isinstance(step[0], Beside)]
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 1), (3, 3), (4, 9), (13, 18)])
 def test_symbols_come_back(size):
-    coder = PyramidCoder.of_model(arrays(), 85)
+    coder = PyramidCoder.of_model(arrays(PYRAMID), 85)
     plan = coder.choose(chosen((3, 4, *size)), ())
     assert np.array_equal(coder.decode(coder.pack(plan), plan.symbols.shape, ()), plan.symbols)
 
@@ -49,7 +33,7 @@ def test_the_passes_of_a_first_frame_are_all_of_it_and_none_twice(size):
 
 
 def test_first_frames_have_passes_of_their_own_and_others_the_usual_four():
-    coder = PyramidCoder.of_model(arrays(), 85)
+    coder = PyramidCoder.of_model(arrays(PYRAMID), 85)
     plan = coder.choose(chosen((3, 4, 16, 16)), ())
     places = [where for where, _, _ in steps_of_symbols(plan)]
     first = [(g, *each.here) for each in coarse_passes(STRIDES) for g in GROUPS]
@@ -61,7 +45,7 @@ def test_first_frames_have_passes_of_their_own_and_others_the_usual_four():
 
 def test_what_is_known_reaches_as_far_as_the_stride():
     """One symbol of the coarsest quarter tells those of the next that lie four rows and columns from it."""
-    coder = PyramidCoder.of_model(arrays(), 100)
+    coder = PyramidCoder.of_model(arrays(PYRAMID), 100)
     frames = chosen((1, 4, 16, 24))
     guesses = []
     for changed in (False, True):
@@ -83,7 +67,7 @@ def test_what_is_known_reaches_as_far_as_the_stride():
 
 def test_a_frame_that_goes_on_is_coded_as_without_coarse_passes():
     """With the same integers for what both have."""
-    found = arrays()
+    found = arrays(PYRAMID)
     whole = GroupedCoder.of_model(without_strides(found), 85)
     coder = PyramidCoder.of_model(found, 85)
     frames, past = chosen((2, 4, 9, 11)), (np.zeros((4, 9, 11), np.int32),) * 3
@@ -103,7 +87,7 @@ def without_strides(found):
 
 
 def test_unfit_strides_are_refused():
-    good = arrays()
+    good = arrays(PYRAMID)
     for name, value in (
         ("prior.strides", np.array([4, 1], np.uint8)),
         ("prior.strides", np.array([2, 1], np.uint8)),
