@@ -34,6 +34,10 @@ RAW_CENTER = 2**16
 RAW_VALUES = 2**17
 RAW = -1  # in place of a table: the uniform model of escapes
 
+# With its first array the library looks numpy up, in Python. An interrupt in there is a panic: let it be now,
+# where no job has begun.
+constriction.stream.model.Categorical(np.ones(2), perfect=False, lazy=False)
+
 Kind = TypeVar("Kind", bound="DataclassInstance")
 Integers = TypeVar("Integers", np.ndarray, "Tensor")
 Past = tuple[np.ndarray, ...]  # the last two latent frames, the nearest first, then the first of the period

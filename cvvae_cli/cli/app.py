@@ -63,10 +63,12 @@ def main() -> int:
             return int(app(standalone_mode=False) or DONE)
         except (KeyboardInterrupt, typer.Abort):
             return interrupted()
-        except Exception as error:
-            if interrupt.was_noticed():  # a library made an error of it
+        except BaseException as error:
+            if interrupt.was_noticed():  # a library made an error of it, or a panic, which is no Exception
                 return interrupted()
-            return failed(error)
+            if isinstance(error, Exception):
+                return failed(error)
+            raise
 
 
 def interrupted() -> int:

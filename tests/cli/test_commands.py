@@ -369,7 +369,7 @@ def test_an_interrupt_is_exit_code_130_and_leaves_nothing(lossless, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err.decode()
     assert out == b""
     assert b"Traceback" not in err
     assert not list(tmp_path.glob("out*"))
