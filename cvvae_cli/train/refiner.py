@@ -26,6 +26,7 @@ from cvvae_cli.engine.mirror import Mirror
 from cvvae_cli.engine.refining import differences_of, ways_between
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.errors import ConfigError
+from cvvae_cli.models.layers import zero_init
 from cvvae_cli.models.refiner import NEIGHBOURS, SHAPE, Refiner
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model_or_file
 from cvvae_cli.train.config import JoinerSection, Stage, TrainConfig
@@ -161,6 +162,8 @@ class RefinerTrainee(Trainee):
                 f"the {self.part} of {decoded.spec.name} has other widths",
                 hint="keep width and layers, or start with a model that has none",
             ) from None
+        for block in self.refiner.inner[len(own.inner) :] if own.inner else ():
+            zero_init(block)
 
     def batch(self, sampler: ClipSampler, step: int, places: range, stage: Stage) -> Tensor:
         """Pieces of samples, (B, C, S, S): see `planes`."""

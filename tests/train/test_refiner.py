@@ -97,12 +97,13 @@ def test_across_chunks_the_first_latent_frame_of_each_has_the_one_before_it(conf
     assert sample.differences[4, 0].any()
 
 
-def test_a_run_goes_on_with_the_refiner_of_its_model(config, tmp_path):
-    section = replace(config.refiner, inner_width=8, inner_layers=1, across=True)
-    config = replace(config, start="tiny-9", refiner=section)
+@pytest.mark.parametrize(("start", "layers", "inner"), [("tiny-9", 3, 1), ("tiny-11", 4, 3)])
+def test_a_run_goes_on_with_the_refiner_of_its_model(config, tmp_path, start, layers, inner):
+    section = replace(config.refiner, layers=layers, inner_width=8, inner_layers=inner, across=True)
+    config = replace(config, start=start, refiner=section)
     trainee = RefinerTrainee(config, CPU)
     trainee.start(ClipSampler(find_sources(config.data.folders), config.data, 0))
-    own = Weights(find_model("tiny-9")).build().refiner
+    own = Weights(find_model(start)).build().refiner
     inputs = torch.rand(1, 3, 16, 16), torch.rand(1, 2, 3, 16, 16), torch.ones(1, 2), torch.tensor([40.0])
     assert torch.allclose(trainee.refiner(*inputs), own(*inputs), atol=1e-6)
     export(trainee, config, tmp_path / "w.safetensors")
