@@ -199,7 +199,8 @@ class EncodeJob:
     def _write(self, chunk: LatentChunk) -> None:
         mirrored = self.mirror.of(chunk) if self.mirror else None
         number = self.cvl.num_latents
-        data = self.coder.encode(number, chunk.latents, chunk.fields, mirrored, chunk.borrowed)
+        moves = chunk.fields, mirrored, chunk.borrowed, chunk.light
+        data = self.coder.encode(number, chunk.latents, *moves)
         self.cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
 
     def _meet(self, chunk: LatentChunk) -> None:
@@ -217,6 +218,7 @@ class EncodeJob:
             first,
             worthless=self.worthless,
             borrows=self.coder.borrows,
+            lights=self.coder.lights,
             keeps_means=self.mirror is not None,
             keeps_frames=self.mirror is not None and self.mirror.size is not None,
         )

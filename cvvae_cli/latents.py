@@ -16,7 +16,7 @@ from cvvae_cli.container.layout import Chunk
 from cvvae_cli.container.reader import CvlReader
 from cvvae_cli.errors import CorruptFileError, WeightsError
 from cvvae_cli.models.registry import ModelSpec, Weights, find_model
-from cvvae_cli.types import Borrowed, LatentChunk, WindowGeometry
+from cvvae_cli.types import LatentChunk, WindowGeometry
 
 
 def model_of(header: Header) -> tuple[ModelSpec, Weights]:
@@ -68,13 +68,11 @@ def decoded_chunks(
     channels = header.geometry.channels
     rows, columns = header.geometry.latent_size(*header.size)
 
-    def decoded(
-        chunk: Chunk, latents: range
-    ) -> tuple[np.ndarray, np.ndarray | None, Borrowed, list[Memory] | None]:
+    def decoded(chunk: Chunk, latents: range) -> tuple[np.ndarray, np.ndarray | None, list[Memory] | None]:
         shape = (channels, len(latents), rows, columns)
         fields = coder.decode_fields(chunk.symbols, shape)
         values = coder.decode(latents.start, chunk.symbols, shape, fields)
-        return values, fields, coder.borrowed, coder.decode_detail(latents.start, chunk.symbols, shape)
+        return values, fields, coder.decode_detail(latents.start, chunk.symbols, shape)
 
     *earlier, opening = openings(cvl, coder, chunks.start)
     for chunk in earlier:
@@ -83,7 +81,7 @@ def decoded_chunks(
     for number in range(first, chunks.stop):
         chunk = opening if number == first else cvl.read_chunk(number)
         latents = range(chunk.latents.start, min(chunk.latents.stop, stop))
-        values, fields, borrowed, memories = decoded(chunk, latents)
+        values, fields, memories = decoded(chunk, latents)
         if number in chunks:
             every = cvl.frames_of(number)
             frames = range(every.start, min(header.geometry.frames_of(latents).stop, cvl.num_frames))
@@ -92,11 +90,19 @@ def decoded_chunks(
                 frames,
                 np.array(chunk.pts[: len(frames)], np.int64),
                 fields,
-                borrowed,
+                coder.borrowed,
+                checked_light(coder.light, every),
                 detail=None if memories is None else detail_of(memories),
                 level=header.level,
                 corrections=coder.decode_corrections(chunk.symbols, values.shape, every),
             )
+
+
+def checked_light(light: np.ndarray | None, frames: range) -> np.ndarray | None:
+    """The light of the frames of a chunk. Raises CorruptFileError if it is of others."""
+    if light is not None and len(light) != len(frames):
+        raise CorruptFileError("the light of a chunk is not that of its frames")
+    return light
 
 
 def openings(cvl: CvlReader, coder: LatentCoder, number: int) -> list[Chunk]:

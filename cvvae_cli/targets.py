@@ -210,6 +210,7 @@ def encoded(clip: FrameBatch, engine: BaseEngine, error: float | None, *, detail
         [clip],
         worthless=error,
         borrows=coder.borrows,
+        lights=coder.lights,
         keeps_means=details,
         keeps_frames=details and coder.takes_corrections,
     )

@@ -130,6 +130,7 @@ class LatentChunk:
     pts: np.ndarray  # int64, one of each frame
     fields: np.ndarray | None = None  # int16 (t, 3, 2, rows, columns), if frames may be aligned: flow/
     borrowed: Borrowed = field(default_factory=dict)  # its own fields are zero
+    light: np.ndarray | None = None  # int16 (T, 2) of the frames, if it changes: flow/light.py
     means: np.ndarray | None = None  # float32 (t, 3, H, W) in [-1, 1]: of the frames of each, as encoded
     spreads: np.ndarray | None = None  # float32 (t, rows, columns): of those from it, squared, by blocks
     detail: Detail | None = None  # what pictures are given beside what is decoded

@@ -57,6 +57,8 @@ GROUPED = BORROWING + 1  # and of the one whose symbols are coded in groups of c
 CUTS = (1, 3)  # of its channels
 PYRAMID = GROUPED + 1  # and of the one whose first frames are coded from coarse to fine
 STRIDES = (4, 2, 1)  # of their passes
+COARSE_TO_FINE = PYRAMID + 1  # and of the one whose other frames are, too
+LATER_STRIDES = (4, 2, 1)  # of the passes of those
 FILES = {
     FILLED: REFINED,
     CORRECTED: JOINED,
@@ -69,6 +71,7 @@ LATER = {
     BORROWING: "prior-10",
     GROUPED: "prior-11",
     PYRAMID: "prior-12",
+    COARSE_TO_FINE: "prior-13",
 }  # coders that the names of tiny models do not tell
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
@@ -81,8 +84,8 @@ def tiny_spec(number: int = 1) -> ModelSpec:
 
     The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner, tiny-10
     is tiny-9 that fills borders, tiny-11 fills them too and has another refiner, tiny-12 a joiner as well.
-    tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`, tiny-15 with `prior-10`; tiny-16 and
-    tiny-17 have integers of their own, of `prior-11` and `prior-12`.
+    tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`, tiny-15 with `prior-10`; tiny-16 to
+    tiny-18 have integers of their own, of `prior-11` to `prior-13`.
     """
     name, file = f"tiny-{number}", f"tiny-{FILES.get(number, number)}.safetensors"
     data = (GOLDEN / file).read_bytes()
@@ -371,16 +374,18 @@ def make_prior_weights() -> None:
     (GOLDEN / "tiny-6.safetensors").write_bytes(save(kept, metadata))
 
 
-def make_grouped_weights(number: int = GROUPED, strides: tuple[int, ...] = ()) -> None:
+def make_grouped_weights(
+    number: int = GROUPED, strides: tuple[int, ...] = (), later: tuple[int, ...] = ()
+) -> None:
     """tiny-16: tiny-12 with a prior that is trained on from that of tiny-6, in groups of channels.
 
-    tiny-17 as well, with STRIDES.
+    tiny-17 as well, with STRIDES, and tiny-18, with LATER_STRIDES too.
     """
     from cvvae_cli.train.config import PriorSection, TrainConfig
     from cvvae_cli.train.symbols import PriorTrainee
 
     register_all()
-    section = PriorSection(cuts=CUTS, strides=strides, clips=8)
+    section = PriorSection(cuts=CUTS, strides=strides, later=later, clips=8)
     trainee = PriorTrainee(
         TrainConfig(task="prior", start=f"tiny-{JOINED}", prior=section), torch.device("cpu")
     )
@@ -405,7 +410,9 @@ def make_grouped_weights(number: int = GROUPED, strides: tuple[int, ...] = ()) -
 def register_all() -> None:
     from cvvae_cli import store
 
-    numbers = (n for n in range(1, PYRAMID + 1) if (GOLDEN / f"tiny-{FILES.get(n, n)}.safetensors").exists())
+    numbers = (
+        n for n in range(1, COARSE_TO_FINE + 1) if (GOLDEN / f"tiny-{FILES.get(n, n)}.safetensors").exists()
+    )
     MODELS.update({f"tiny-{n}": tiny_spec(n) for n in numbers})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
 
@@ -424,6 +431,7 @@ GOLDENS = {
     "v1.0-borrowing": {"model": f"tiny-{BORROWING}", "quality": 8.5},
     "v1.0-grouped": {"model": f"tiny-{GROUPED}", "quality": 8.5},
     "v1.0-pyramid": {"model": f"tiny-{PYRAMID}", "quality": 8.5},
+    "v1.0-coarse-to-fine": {"model": f"tiny-{COARSE_TO_FINE}", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
@@ -444,7 +452,7 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
         options = GOLDENS[name]
         # so that not all is shown, nor corrected, however bad the network
         kind = name.removeprefix("v1.0-")
-        borrows = kind in ("borrowing", "grouped", "pyramid")
+        borrows = kind in ("borrowing", "grouped", "pyramid", "coarse-to-fine")
         price = 5000.0 if borrows or kind == "painted" else cosine_choice.FIRST_PRICE
         cosine_choice.LAST_PRICE = 2000.0 if kind == "corrected" else price
         write_golden_source(
@@ -452,6 +460,7 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
             is_slow=kind in ("linked", "detailed"),
             is_drawn=borrows or kind == "painted",
             changes=(10, 16, 23) if borrows else None,
+            dims=kind == "coarse-to-fine",
         )
         golden = GOLDEN / f"{name}.cvl"
         codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))
@@ -472,9 +481,15 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
 
 
 def write_golden_source(
-    path: Path, *, is_slow: bool = False, is_drawn: bool = False, changes: tuple[int, ...] | None = None
+    path: Path,
+    *,
+    is_slow: bool = False,
+    is_drawn: bool = False,
+    changes: tuple[int, ...] | None = None,
+    dims: bool = False,
 ) -> None:
-    """38 frames that move, with a hard change, and sound; or 102 that are slow, the change late; or drawn."""
+    """38 frames that move, with a hard change, and sound; or 102 that are slow, the change late; or drawn, or
+    dim in turns at the end."""
     frames, change = (102, 92) if is_slow else (38, 16)
     rgb = moving_picture(frames, 52, 34, seed=9)
     if is_slow:
@@ -483,6 +498,8 @@ def write_golden_source(
         rgb = drawn_picture(frames, 52, 34)
     for start in changes or (change,):
         rgb[start:] = 255 - rgb[start:]  # a change that only escapes can code
+    if dims:
+        rgb[30:] = (rgb[30:] * np.array([1, 0.5, 0.7])[np.arange(8) % 3, None, None, None]).astype(np.uint8)
     with av.open(str(path), "w") as container:
         video = container.add_stream("ffv1", rate=25)
         video.width, video.height, video.pix_fmt = 52, 34, "bgr0"
@@ -498,6 +515,6 @@ def write_golden_source(
 
 
 if __name__ == "__main__":
-    # the weights of tiny-6, and so of those after it, are of make_prior_weights; those of tiny-16 and tiny-17
+    # the weights of tiny-6, and so of those after it, are of make_prior_weights; those of tiny-16 to tiny-18
     # of make_grouped_weights
-    make_goldens(["v1.0-pyramid"])
+    make_goldens(["v1.0-coarse-to-fine"])

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder, Picture, vector_price
-from cvvae_cli.bitstream.prior import GroupedTables, PyramidTables, as_plane
+from cvvae_cli.bitstream.prior import CoarseToFineTables, GroupedTables, PyramidTables, as_plane
 from cvvae_cli.bitstream.residuals import (
     CENTER,
     Aligned,
@@ -242,4 +242,13 @@ class PyramidCoder(GroupedCoder):
     """
 
     name = "prior-12"
-    tables_kind = PyramidTables
+    tables_kind: type[PyramidTables] = PyramidTables
+
+
+class CoarseToFineCoder(PyramidCoder):
+    """`prior-13` of one quality level: `prior-12` that codes the other frames from coarse to fine, too, and
+    beside which the light of frames is coded (flow/light.py)."""
+
+    name = "prior-13"
+    lights = True
+    tables_kind = CoarseToFineTables

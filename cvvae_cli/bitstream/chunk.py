@@ -12,7 +12,13 @@ from typing import Protocol
 
 import numpy as np
 
-from cvvae_cli.bitstream.anchors import BorrowingCoder, CorrectedCoder, DetailedCoder, PaintedCoder
+from cvvae_cli.bitstream.anchors import (
+    BorrowingCoder,
+    CoarseToFineCoder,
+    CorrectedCoder,
+    DetailedCoder,
+    PaintedCoder,
+)
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.correction_choice import encode_left
 from cvvae_cli.bitstream.corrections import CorrectionCoder
@@ -20,6 +26,7 @@ from cvvae_cli.bitstream.cosine_choice import price_of
 from cvvae_cli.bitstream.detail import Memory, detail_coder, detail_of
 from cvvae_cli.bitstream.detail_choice import encode_lacking
 from cvvae_cli.bitstream.flow import BorrowingFlowCoder, FlowCoder
+from cvvae_cli.bitstream.light import decode_light, encode_light
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Aligned, Past, Plan, shift
 from cvvae_cli.bitstream.scene import Scene
@@ -29,6 +36,7 @@ from cvvae_cli.flow.field import GROUP, OTHERS, field_size
 from cvvae_cli.types import Borrowed, Correction, Detail, Lacking, Wanted
 
 SIZE_BYTES = 3
+LIT = 1 << 8 * SIZE_BYTES - 1  # in the number of bytes that fields take: light comes before them
 FRESH, LINKED = 0, 1  # how a period begins
 MOST_LINKED = 4  # periods in a row that this encoder links: 60 latent frames from one fresh start to the next
 Shape = tuple[int, int, int, int]
@@ -67,7 +75,9 @@ class LatentCoder(Protocol):
     takes_detail: bool  # whether what pictures lack is coded beside them (bitstream/detail.py)
     takes_corrections: bool  # and whether what single frames lack is (bitstream/corrections.py)
     borrows: bool  # whether frames may be taken from the group beside (flow/borrow.py)
-    borrowed: Borrowed  # what `decode_fields` found last
+    lights: bool  # whether frames whose light changes may be evened out (flow/light.py)
+    borrowed: Borrowed  # what `decode_fields` found last,
+    light: np.ndarray | None  # and this, int16 (T, 2) of every frame of the chunk
 
     def encode(
         self,
@@ -76,6 +86,7 @@ class LatentCoder(Protocol):
         fields: Fields = None,
         mirrored: Mirrored | None = None,
         borrowed: Borrowed | None = None,
+        light: np.ndarray | None = None,
     ) -> bytes:
         """float32 (C, t, h, w), and fields int16 (t, 3, 2, rows, columns) or None → bytes.
 
@@ -142,6 +153,8 @@ class QuantizedCoder:
     takes_detail = False
     takes_corrections = False
     borrows = False
+    lights = False
+    light: np.ndarray | None = None
 
     def __init__(self, quantizer: Quantizer, chunks: ChunkCoder) -> None:
         self.quantizer = quantizer
@@ -155,6 +168,7 @@ class QuantizedCoder:
         fields: Fields = None,
         mirrored: Mirrored | None = None,
         borrowed: Borrowed | None = None,
+        light: np.ndarray | None = None,
     ) -> bytes:
         return self.chunks.encode(first_latent, self.quantizer.scale(latents))
 
@@ -197,6 +211,7 @@ class CoderWithFields(QuantizedCoder):
         fields: Fields = None,
         mirrored: Mirrored | None = None,
         borrowed: Borrowed | None = None,
+        light: np.ndarray | None = None,
     ) -> bytes:
         moved, aligned = b"", None
         if fields is not None:
@@ -385,6 +400,61 @@ class CoderWithBorrowing(CoderWithPainting):
     borrows = True
 
 
+class CoderWithLight(CoderWithBorrowing):
+    """Codes the same, before it the light of the frames, if that changes."""
+
+    lights = True
+
+    def encode(
+        self,
+        first_latent: int,
+        latents: np.ndarray,
+        fields: Fields = None,
+        mirrored: Mirrored | None = None,
+        borrowed: Borrowed | None = None,
+        light: np.ndarray | None = None,
+    ) -> bytes:
+        return with_light(super().encode(first_latent, latents, fields, mirrored, borrowed), light)
+
+    def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
+        return super().decode(first_latent, without_light(data)[0], shape, fields)
+
+    def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray:
+        data, self.light = without_light(data)
+        return super().decode_fields(data, shape)
+
+    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> list[Memory] | None:
+        return super().decode_detail(first_latent, without_light(data)[0], shape)
+
+    def decode_corrections(self, data: bytes, shape: Shape, frames: range) -> dict[int, Correction] | None:
+        return super().decode_corrections(without_light(data)[0], shape, frames)
+
+    def is_fresh(self, first_latent: int, data: bytes) -> bool:
+        return super().is_fresh(first_latent, without_light(data)[0])
+
+    def measure(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray:
+        plain, _ = without_light(data)
+        return super().measure(first_latent, plain, shape) + 8 * (len(data) - len(plain)) / shape[0]
+
+
+def with_light(data: bytes, light: np.ndarray | None) -> bytes:
+    """What `without_light` takes off: marked in the first number of the bytes, which is of 23 bits."""
+    if light is None:
+        return data
+    head, packed = int.from_bytes(data[:SIZE_BYTES], "little") | LIT, encode_light(light)
+    return head.to_bytes(SIZE_BYTES, "little") + bytes([len(packed)]) + packed + data[SIZE_BYTES:]
+
+
+def without_light(data: bytes) -> tuple[bytes, np.ndarray | None]:
+    """Bytes without the light of frames, and that, if they hold any. Raises CorruptFileError."""
+    head = int.from_bytes(data[:SIZE_BYTES], "little")
+    if not head & LIT:
+        return data, None
+    begin = SIZE_BYTES + 1
+    end = begin + data[SIZE_BYTES] if len(data) > SIZE_BYTES else begin
+    return (head ^ LIT).to_bytes(SIZE_BYTES, "little") + data[end:], decode_light(data[begin:end])
+
+
 def told_by(frames: range) -> range:
     """The frames whose corrections come with a chunk of frames."""
     return range(max(0, frames.start - 1), frames.stop - 1)
@@ -538,6 +608,8 @@ def coder_of(
         )
     coder = kind.of_model(tensors, level, device)
     quantizer = Quantizer(*gain_and_step, coder.symbol_bits)
+    if isinstance(coder, CoarseToFineCoder):
+        return CoderWithLight(quantizer, coder, period, BorrowingFlowCoder.of_model(tensors))
     if isinstance(coder, BorrowingCoder):
         return CoderWithBorrowing(quantizer, coder, period, BorrowingFlowCoder.of_model(tensors))
     if isinstance(coder, PaintedCoder):

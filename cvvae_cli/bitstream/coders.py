@@ -14,6 +14,7 @@ from cvvae_cli.bitstream.anchors import (
     AlignedCoder,
     AnchoredCoder,
     BorrowingCoder,
+    CoarseToFineCoder,
     CorrectedCoder,
     DetailedCoder,
     GroupedCoder,
@@ -120,4 +121,5 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-10": BorrowingCoder,
     "prior-11": GroupedCoder,
     "prior-12": PyramidCoder,
+    "prior-13": CoarseToFineCoder,
 }

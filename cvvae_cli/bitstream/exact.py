@@ -65,6 +65,8 @@ class ExactCoder:
     takes_detail = False
     takes_corrections = False
     borrows = False
+    lights = False
+    light: np.ndarray | None = None
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
@@ -77,6 +79,7 @@ class ExactCoder:
         fields: np.ndarray | None = None,
         mirrored: Mirrored | None = None,
         borrowed: Borrowed | None = None,
+        light: np.ndarray | None = None,
     ) -> bytes:
         """float32 (C, t, h, w) → bytes."""
         return pack_words(to_words(latents, self.dtype))

@@ -39,6 +39,7 @@ FIRST_LEVEL, LAST_LEVEL = 10, 100  # quality 1 to 10, in tenths
 GATE_CENTER, GATE_BITS = 128, 8
 PRICE = 0.06  # of a bit, in squared cells: saves 3 to 7 % of them at equal PSNR
 FEATURES = 9  # of the linear means: P, P+, P|, PX, Q, C+, C|, CX, and one
+FAR_FEATURES = 3  # of coarse passes of later frames: P+, P|, PX at their stride
 TAPS = {
     0: (),
     1: ((-1, -1), (-1, 1), (1, -1), (1, 1)),
@@ -97,6 +98,21 @@ def coarse_passes(strides: tuple[int, ...]) -> tuple[Pass, ...]:
     return tuple(passes)
 
 
+def later_passes(strides: tuple[int, ...], first: int) -> tuple[Pass, ...]:
+    """Those of a frame that others come before, from the largest of such strides to the smallest.
+
+    The first of them, and those of stride 1, have the weights of `FINE`; the others their own, numbered from
+    `first` on.
+    """
+    passes: list[Pass] = []
+    for stride in strides:
+        for quarter in range(bool(passes), len(PASSES)):
+            is_fine = not passes or stride == 1
+            passes.append(Pass(quarter if is_fine else first, quarter, stride))
+            first += not is_fine
+    return tuple(passes)
+
+
 @dataclass(frozen=True)
 class PriorTables:
     """The integers of `prior-1`, as they lie with the weights of a model. W is the width of the network."""
@@ -126,6 +142,8 @@ class PriorTables:
             raise WeightsError("the prior codes groups of channels, and this coder all of them together")
         if "prior.strides" in tensors and not isinstance(tables, PyramidTables):
             raise WeightsError("the prior codes first frames from coarse to fine, and this coder does not")
+        if "prior.later" in tensors and not isinstance(tables, CoarseToFineTables):
+            raise WeightsError("the prior codes all frames from coarse to fine, and this coder does not")
         width, channels, count = tables.conv2.shape[1], tables.linear.shape[2], len(tables.passes)
         shapes = {
             "conv1": (9, 2 * channels, width),
@@ -151,6 +169,11 @@ class PriorTables:
     def coarse(self) -> tuple[Pass, ...]:
         """Those of a frame that nothing comes before; none: as any other."""
         return ()
+
+    @property
+    def order(self) -> tuple[Pass, ...]:
+        """Those of any other frame."""
+        return FINE
 
     @property
     def passes(self) -> tuple[Pass, ...]:
@@ -209,6 +232,34 @@ class PyramidTables(GroupedTables):
         return coarse_passes(tuple(self.strides.ravel().tolist()))
 
 
+@dataclass(frozen=True)
+class CoarseToFineTables(PyramidTables):
+    """The integers of `prior-13`: other frames are coded from coarse to fine too."""
+
+    later: np.ndarray  # uint8 (S',): strides of the passes of those, each half of the one before, down to 1
+    far: np.ndarray  # int32 (F, 2, C, 3): like linear, of each new pass: P+, P| and PX at its stride
+
+    def check(self) -> None:
+        super().check()
+        if not np.array_equal(self.later, halving(self.later.size)) or self.later.size == 0:
+            raise WeightsError("the prior's weights are damaged")
+        if self.far.shape != (len(self.farther), 2, self.channels, FAR_FEATURES):
+            raise WeightsError("the prior's weights are damaged")
+
+    @property
+    def order(self) -> tuple[Pass, ...]:
+        return later_passes(tuple(self.later.ravel().tolist()), len(FINE + self.coarse))
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        return FINE + self.coarse + self.farther
+
+    @property
+    def farther(self) -> tuple[Pass, ...]:
+        """Passes of `order` that have integers of their own."""
+        return tuple(each for each in self.order if each.number >= len(FINE + self.coarse))
+
+
 def at_level(rows: np.ndarray, kind: int, level: int) -> np.ndarray:
     """The sum of the row of a kind of frame and of the row of a level, between its two anchors."""
     anchors = rows[3:].astype(np.int64)
@@ -239,16 +290,20 @@ class PriorNetwork:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device, kind)
 
         width, self.channels, self.groups = tables.conv2.shape[1], tables.channels, tables.groups
-        self.fresh = tables.coarse or FINE
+        self.fresh, self.later = tables.coarse or FINE, tables.order
         self.device = device
         self.dtype = dtype
         self.bins = bins
         self.symbol_bits = symbol_bits
         self.finer = fraction - symbol_bits
         # of the integers that hold every linear mean: |features| sum up to four neighbours
-        largest = np.abs(tables.linear).sum(-1, dtype=np.int64).max() * 4 * MAX_SYMBOL
+        far = tables.far if isinstance(tables, CoarseToFineTables) else tables.linear[:0]
+        sums = (np.abs(part).sum(-1, dtype=np.int64).max(initial=0) for part in (tables.linear, far))
+        largest = sum(sums) * 4 * MAX_SYMBOL
         self.integer = torch.int32 if largest < 2**30 else torch.int64
         self.linear = tensor(tables.linear.transpose(0, 1, 3, 2), self.integer)
+        first_far = len(tables.passes) - len(far)
+        self.far = dict(enumerate(tensor(far.transpose(0, 1, 3, 2), self.integer), first_far))
         sizes = tables.compress.astype(np.int32)
         self.compress = tensor(np.concatenate([-sizes[:0:-1], sizes]))
         self.largest_size = len(sizes) - 1
@@ -444,7 +499,7 @@ class PriorFrame:
         self.moves = moves
         self.anchors = anchors
         self.kind = min(known_frames, 2)
-        self.order = FINE if known_frames else network.fresh
+        self.order = network.later if known_frames else network.fresh
         self.border = max(each.stride for each in self.order)
         self.before = before
         self.h, self.w, channels = before.shape
@@ -477,10 +532,10 @@ class PriorFrame:
 
     def _linear_features(self, earlier: Tensor) -> list[Tensor]:
         """P, P+, P|, PX, Q at every position, integers (h, w, C)."""
-        p = self.symbols.new_zeros((self.h + 2, self.w + 2, earlier.shape[2]))
-        p[1:-1, 1:-1] = self.before
-        every = around(p, slice(1, 1 + self.h), slice(1, 1 + self.w))
-        return [p[1:-1, 1:-1], *every, earlier.to(p.dtype)]
+        rows, columns = (slice(self.border, self.border + size) for size in (self.h, self.w))
+        self.bordered = torch.zeros_like(self.symbols)
+        p = self.bordered[rows, columns].copy_(self.before)
+        return [p, *around(self.bordered, rows, columns), earlier.to(p.dtype)]
 
     def _view(self, each: Pass) -> Tensor:
         """(n, W): what the positions of a pass are seen by, sums that are not active yet."""
@@ -569,13 +624,18 @@ class PriorFrame:
     def _linear_means(self, each: Pass) -> tuple[Tensor, Tensor]:
         """The two linear means, integers (rows, columns, C)."""
         features = [f[each.here].contiguous() for f in self.features]
+        inside = each.within(self.h, self.w, self.border)
         if each.taps:
-            features += around(self.symbols, *each.within(self.h, self.w, self.border), each.stride)
+            features += around(self.symbols, *inside, each.stride)
+        far = self.network.far.get(each.number, self.network.linear[:0])
+        beyond = around(self.bordered, *inside, each.stride) if len(far) else []
         means = []
-        for weights in self.network.linear[each.number]:
+        for which, weights in enumerate(self.network.linear[each.number]):
             mean = weights[0] * features[0]
             for number, feature in enumerate(features[1:4], 1):
                 mean.addcmul_(feature, weights[number])
+            for number, feature in enumerate(beyond):
+                mean.addcmul_(feature, far[which, number])
             if self.network.finer:
                 mean.bitwise_right_shift_(self.network.finer)
             for number, feature in enumerate(features[4:], 4):

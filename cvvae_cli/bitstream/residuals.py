@@ -216,6 +216,7 @@ class ResidualCoder(TableCoder, ABC):
     paints = False  # and whether that may stand in place of what is decoded
     takes_corrections = False  # and whether what single frames lack is (bitstream/corrections.py)
     borrows = False  # whether frames may be taken from the group beside theirs (flow/borrow.py)
+    lights = False  # and whether frames whose light changes may be evened out (flow/light.py)
     links = False  # whether a period may begin from the first latent frame of the period before
     symbol_bits = 0  # after the point of a symbol, in cells of the quantiser
 

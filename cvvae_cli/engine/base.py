@@ -56,6 +56,7 @@ class BaseEngine(ABC):
         *,
         worthless: float | None = None,
         borrows: bool = False,
+        lights: bool = False,
         keeps_means: bool = False,
         keeps_frames: bool = False,
     ) -> Iterator[LatentChunk]:
@@ -64,6 +65,7 @@ class BaseEngine(ABC):
         With `worthless`, those of groups whose frames were moved onto one, and the fields to move them back:
         fewer bits, but they mean little without the fields. It is the error for which no vector is coded.
         With `borrows` as well, frames across a cut from those are left to the group beside (flow/borrow.py).
+        With `lights` as well, frames whose light changes are evened out (flow/light.py), and borrow nothing.
         With `keeps_means` also what frames look like as they are encoded (engine/mirror.py), with
         `keeps_frames` the frames.
         """

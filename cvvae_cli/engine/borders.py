@@ -27,6 +27,7 @@ class Group:
     first: Tensor  # (1, 3, H, W)
     last: Tensor
     borrowed: tuple[int, ...]  # parts of the fields whose frames the group beside shows
+    evened: int | None  # the chunk, by its first latent frame, whose frames alone are as bright; None: any
     is_painted: bool = False  # whether opaque detail stands where it is to stand
 
 
@@ -58,7 +59,10 @@ class Borders:
                     # not to hold what lies between
                     before, after = (video[:, :, end].clone() for end in (0, -1))
                     borrowed = tuple(part for latent, part in chunk.borrowed if latent == number)
-                    self._groups[first + number] = Group(chunk.fields[number], before, after, borrowed)
+                    evened = None if chunk.light is None else first
+                    self._groups[first + number] = Group(
+                        chunk.fields[number], before, after, borrowed, evened
+                    )
             yield at, piece
 
     def paint(self, chunk: LatentChunk, first: int) -> None:
@@ -100,9 +104,11 @@ class Borders:
         return across.last, way, across.belief
 
     def _across_to(self, number: int) -> Across | None:
-        """To a group from the one before it, if both are at hand and no cut is between."""
+        """To a group from the one before it, if both are at hand, as bright, and no cut is between."""
         before, after = self._groups.get(number - 1), self._groups.get(number)
         if before is None or after is None or LAST in before.borrowed or FIRST in after.borrowed:
+            return None
+        if before.evened != after.evened:
             return None
         if number not in self._across:
             last = moved_by(as_shown(before.last), before.fields[LAST])

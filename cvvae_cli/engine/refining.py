@@ -52,7 +52,8 @@ class Refining:
         """Pieces of consecutive latent frames, (1, 3, 4n, H, W), and where in the chunk they begin → the same
         of each wanted latent frame, refined. `decoded` must hold those beside the wanted ones."""
         held: Held | None = None
-        beside, self._last = self._last if refiner.across else None, None
+        crosses = refiner.across and chunk.light is None  # what is evened has a brightness of its own
+        beside, self._last = self._last if crosses else None, None
         for number, video, picture in pictures_of(chunk, decoded):
             before: Neighbour | None = None
             if beside is not None and (held is not None or number in wanted):
@@ -64,7 +65,7 @@ class Refining:
             beside = picture
         if held is not None:
             yield held.number, self._refined(refiner, chunk, held, None)
-        self._last = beside
+        self._last = beside if chunk.light is None else None
 
     def copy(self) -> Refining:
         twin = Refining(self.tiles)
@@ -78,7 +79,7 @@ class Refining:
         piece: Tensor | None = None
         for at, piece in decoded:
             yield at, piece
-        if piece is not None:
+        if piece is not None and chunk.light is None:
             self._last = mirror.means(piece[:, :, -GROUP:], mirror.shown(chunk.frames)[-1:])
 
     def _refined(self, refiner: Refiner, chunk: LatentChunk, held: Held, after: Neighbour | None) -> Tensor:

@@ -37,6 +37,7 @@ from cvvae_cli.errors import NonFiniteError
 from cvvae_cli.flow import align
 from cvvae_cli.flow.border import Size
 from cvvae_cli.flow.field import OTHERS, SECOND
+from cvvae_cli.flow.light import dimmed, evened, find_light, stand_ins
 from cvvae_cli.models.autoencoder import StreamingAutoencoder, VideoAutoencoder
 from cvvae_cli.models.layers import Memory
 from cvvae_cli.models.refiner import Refiner
@@ -83,6 +84,7 @@ class Engine(BaseEngine):
         *,
         worthless: float | None = None,
         borrows: bool = False,
+        lights: bool = False,
         keeps_means: bool = False,
         keeps_frames: bool = False,
     ) -> Iterator[LatentChunk]:
@@ -105,13 +107,17 @@ class Engine(BaseEngine):
                 require_memory_for_chunk(self, each, count, batch.rgb.shape[1:3])
                 runner = self._runner(self._encode, height, width, geometry.pixels, 1, self.spec.encode_halo)
             latents = range(latent, latent + count)
-            borrowing = Borrowing(worthless, count, before) if borrows and worthless is not None else None
+            light = find_light(batch.rgb) if lights and worthless is not None else None
+            borrowing = None
+            if borrows and worthless is not None and light is None:
+                borrowing = Borrowing(worthless, count, before)
             yield self._encoded(
                 runner,
                 batch,
                 latents,
                 worthless,
                 borrowing,
+                light,
                 keeps_means=keeps_means,
                 keeps_frames=keeps_frames,
             )
@@ -125,6 +131,7 @@ class Engine(BaseEngine):
         numbers: range,
         worthless: float | None,
         borrowing: Borrowing | None,
+        light: np.ndarray | None,
         *,
         keeps_means: bool,
         keeps_frames: bool,
@@ -137,10 +144,17 @@ class Engine(BaseEngine):
         step = geometry.frames * group
         repeats = geometry.frames - 1 if numbers.start == 0 else 0
         rgb = pad_frames(batch.rgb, repeats, step * -(-count // group), geometry.pixels)
+        if light is not None:
+            every = np.pad(light, [(repeats, len(rgb) - repeats - len(light)), (0, 0)], mode="edge")
+            standing = stand_ins(every)
         parts, fields, means, spreads = [], [], [], []
         shown = mirror.shown(frames)
         for at in range(0, len(rgb), step):
-            x = self.pixels_to_network(rgb[at : at + step])
+            if light is None:
+                x = self.pixels_to_network(rgb[at : at + step])
+            else:
+                these = standing[at : at + step]
+                x = evened(self.pixels_to_network(rgb[these]), every[these])
             if borrowing is not None:
                 x = borrowing(x, self._frame(rgb[at + step : at + step + 1]))
             if worthless is not None:
@@ -161,7 +175,7 @@ class Engine(BaseEngine):
         seen, apart = (np.concatenate(each) if each else None for each in (means, spreads))
         kept = batch.rgb if keeps_frames else None
         taken = {} if borrowing is None else borrowing.found
-        return LatentChunk(latents, frames, batch.pts, moved, taken, means=seen, spreads=apart, rgb=kept)
+        return LatentChunk(latents, frames, batch.pts, moved, taken, light, seen, apart, rgb=kept)
 
     def _frame(self, rgb: np.ndarray) -> Tensor | None:
         """The first of frames (T, H, W, 3) as the network sees them, (3, H, W), if there is one."""
@@ -277,6 +291,9 @@ class Engine(BaseEngine):
             frames = range(of_piece.start, min(chunk.frames.stop, of_piece.stop))
             pts = chunk.pts[frames.start - chunk.frames.start : frames.stop - chunk.frames.start]
             seen = video[:, :, frames.start - begin : frames.stop - begin]
+            if chunk.light is not None:
+                at_frame = frames.start - chunk.frames.start
+                seen = dimmed(seen, chunk.light[at_frame : at_frame + len(frames)])
             borrowed = {
                 begin + geometry.frames * (latent - at) + OTHERS[part]: vectors
                 for (latent, part), vectors in chunk.borrowed.items()

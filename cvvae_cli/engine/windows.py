@@ -55,6 +55,7 @@ class WindowEngine(BaseEngine):
         *,
         worthless: float | None = None,
         borrows: bool = False,
+        lights: bool = False,
         keeps_means: bool = False,
         keeps_frames: bool = False,
     ) -> Iterator[LatentChunk]:

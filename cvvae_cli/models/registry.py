@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 NETWORK_PREFIX = "network."
 GROUPED = "prior-11"  # the coder of models that have the integers of groups of channels
 PYRAMID = "prior-12"  # and of those that have integers of coarse passes
+COARSE_TO_FINE = "prior-13"  # and of such of all frames
 
 
 @dataclass(frozen=True)
@@ -327,6 +328,8 @@ def spec_of_file(path: Path) -> ModelSpec:
 
 def coder_of_prior(names: Collection[str]) -> str | None:
     """The coder that the integers of a prior, by the names of their arrays, are for; None: of its model."""
+    if "prior.later" in names:
+        return COARSE_TO_FINE
     if "prior.strides" in names:
         return PYRAMID
     return GROUPED if "prior.cuts" in names else None

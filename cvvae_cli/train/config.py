@@ -162,10 +162,12 @@ class PriorSection:
 
     cuts: tuple[int, ...] = ()  # the channel that each group but the first begins with; none: all together
     strides: tuple[int, ...] = ()  # of the passes that first frames have of their own, as 4, 2, 1
+    later: tuple[int, ...] = ()  # of those of other frames, as 2, 1; none: all are of stride 1
     clips: int = 400
     frames: int = 25
     size: int = 256
     first_weight: float = 0.15  # of the logarithm of a first latent frame's bits, beside that of all
+    kept: float = 0.0  # share of what the run began with in what is exported: less is known by heart
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The prior of `prior-5` to `prior-12` in floats, as training shapes it, and its rounding to integers."""
+"""The prior of `prior-5` to `prior-13` in floats, as training shapes it, and its rounding to integers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from torch.nn import functional
 from cvvae_cli.bitstream.anchors import OFFSETS, AlignedCoder, offset_tables
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, MotionTables
 from cvvae_cli.bitstream.prior import (
+    FAR_FEATURES,
     FEATURES,
     FINE,
     LARGEST,
     PRICE,
     TAPS,
+    CoarseToFineTables,
     GroupedTables,
     Pass,
     PriorTables,
     PyramidTables,
     coarse_passes,
+    later_passes,
 )
 from cvvae_cli.bitstream.residuals import ALPHABET, CENTER, ESCAPE, PHASES
 from cvvae_cli.bitstream.vectors import still
@@ -92,15 +95,25 @@ class LatentPrior(nn.Module):
     """Mean and log scale of a logistic for every symbol. bitstream/motion.py is its integer twin."""
 
     def __init__(
-        self, channels: int, width: int = 96, cuts: tuple[int, ...] = (), strides: tuple[int, ...] = ()
+        self,
+        channels: int,
+        width: int = 96,
+        cuts: tuple[int, ...] = (),
+        strides: tuple[int, ...] = (),
+        later: tuple[int, ...] = (),
     ) -> None:
         """`cuts`: the channel that each group but the first begins with, ascending. `strides`: of the passes
-        that first frames have of their own, each half of the one before, down to 1."""
+        that first frames have of their own, each half of the one before, down to 1; `later`: of those of
+        other frames."""
         super().__init__()
         self.channels = channels
         self.cuts = cuts
         self.strides = strides
+        self.later = later
         self.coarse = coarse_passes(strides)
+        numbered = len(FINE + self.coarse)
+        self.order = later_passes(later, numbered) if later else FINE
+        self.farther = tuple(each for each in self.order if each.number >= numbered)
         self.motion = MotionPrediction(channels)
         self.kind = nn.Parameter(torch.zeros(3, width))
         self.level = nn.Parameter(torch.zeros(ANCHORS, width))
@@ -114,11 +127,12 @@ class LatentPrior(nn.Module):
         linear[1, 1, :, 7] = 0.25  # the second as the mean of the known neighbours
         linear[2:, 1, :, 5:7] = 0.25
         self.linear = nn.Parameter(linear[[each.quarter for each in self.passes]])
+        self.far = nn.Parameter(torch.zeros(len(self.farther), 2, channels, FAR_FEATURES))
 
     @property
     def passes(self) -> tuple[Pass, ...]:
         """All that there are, by number."""
-        return FINE + self.coarse
+        return FINE + self.coarse + self.farther
 
     def forward(
         self, decoded: Tensor, vectors: Tensor, aligned: Tensor, levels: Levels
@@ -145,8 +159,8 @@ class LatentPrior(nn.Module):
         features = [p, *around(p), q]
         seen = torch.cat([torch.asinh(x), torch.asinh(x - p)], 1)
         orders: list[tuple[Any, tuple[Pass, ...]]] = [(slice(None), FINE)]
-        if self.coarse:
-            orders = [(kinds == 0, self.coarse), (kinds > 0, FINE)]
+        if self.coarse or self.later:
+            orders = [(kinds == 0, self.coarse or FINE), (kinds > 0, self.order)]
         means, scales = torch.zeros_like(x), torch.zeros_like(x)
         for these, order in orders:
             of_these = (part[these] for part in (trunk, seen, x))
@@ -171,6 +185,8 @@ class LatentPrior(nn.Module):
             lattice = (..., slice(None, None, each.stride), slice(None, None, each.stride))
             if each.taps:
                 now += [near[(..., *quarter_of(each))] for near in around((x * known)[lattice])]
+            if each in self.farther:
+                now += [far[(..., *quarter_of(each))] for far in around(features[0][lattice])]
             mean, scale = self.in_pass(each, trunk[here], seen[lattice], known[lattice], now)
             means[here], scales[here] = mean.to(x.dtype), scale.to(x.dtype)
             known = known.clone()  # the products above remember it as it was
@@ -251,13 +267,20 @@ class LatentPrior(nn.Module):
             found.append([part[:, first:last] for part in out.chunk(3, 1)])
         gate, change, scale = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
         means = []
-        for weights in self.linear[each.number]:
-            mean = weights[:, 8, None, None]
+        for weights in self.linear_of(each):
+            mean = weights[:, -1, None, None]
             for number, feature in enumerate(features):
                 mean = mean + weights[:, number, None, None] * feature
             means.append(mean)
         share = torch.sigmoid(gate + FIRST_GATE)
         return share * means[0] + (1 - share) * means[1] + change, scale
+
+    def linear_of(self, each: Pass) -> Tensor:
+        """Of the features of a pass, in their order, and of one: (2, C, n)."""
+        weights = self.linear[each.number]
+        if each not in self.farther:
+            return weights
+        return torch.cat([weights[..., :-1], self.far[self.farther.index(each)], weights[..., -1:]], 2)
 
 
 def quarter_of(each: Pass) -> tuple[slice, slice]:
@@ -365,6 +388,10 @@ class Rounder:
         if prior.strides:
             kind = PyramidTables
             more["strides"] = np.array(prior.strides, np.uint8)
+        if prior.later:
+            kind = CoarseToFineTables
+            more["later"] = np.array(prior.later, np.uint8)
+            more["far"] = np.rint(w(prior.far) * 4096).astype(np.int32)
         return kind(
             compress=compressing(),
             embed=embed_q.astype(np.int32),

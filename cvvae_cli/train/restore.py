@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cvvae_cli.bitstream.motion import GAIN_BITS, LATENT_BITS, PIXEL_BITS, STEP_BITS, MotionTables
-from cvvae_cli.bitstream.prior import TAPS, PriorTables
+from cvvae_cli.bitstream.prior import TAPS, CoarseToFineTables, Pass, PriorTables
 from cvvae_cli.train.motion import MotionPrediction
 from cvvae_cli.train.prior import COMPRESS_STEPS, LatentPrior, head_units
 
@@ -33,13 +33,22 @@ def restore_prior(prior: LatentPrior, tables: PriorTables, motion: MotionTables,
     put_taps(prior.conv1, conv1[0], 0)
     conv2, unit = in_floats([(tables.conv2, unit)], tables.shift[1])
     put_taps(prior.conv2, conv2[0], scaled(tables.bias[0], tables.shift[1], unit))
-    # coarse passes that are new start as the fine ones of their quarter
-    known = [each.number if each in tables.passes else each.quarter for each in prior.passes]
+    known = [begun_as(each, prior, tables) for each in prior.passes]
     both = zip(prior.heads, known, strict=True)
     spread = np.mean([restore_pass(head, number, tables, unit) for head, number in both], axis=0)
     put(prior.scale_kind, spread[:kinds])
     put(prior.scale_level, spread[kinds:])
     put(prior.linear, tables.linear[known] / 4096)
+    if isinstance(tables, CoarseToFineTables):
+        put(prior.far, tables.far / 4096)
+
+
+def begun_as(each: Pass, prior: LatentPrior, tables: PriorTables) -> int:
+    """The number of the pass that one starts as: itself, or, if it is new, the fine one of its quarter; of
+    later frames the first of all, to whose positions its own belonged."""
+    if each in tables.passes:
+        return each.number
+    return 0 if each in prior.farther else each.quarter
 
 
 def restore_pass(head: nn.Module, index: int, tables: PriorTables, trunk_unit: np.ndarray) -> np.ndarray:

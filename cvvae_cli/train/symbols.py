@@ -8,6 +8,7 @@ alone learns in an hour what it would not in a day beside it.
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,13 +80,15 @@ class PriorTrainee(Trainee):
             raise ConfigError(
                 f"{spec.name} has no prior that this could go on with", hint='start with "compact-8" or later'
             )
-        if (self.section.cuts or self.section.strides) and not weights.config.get("joiner_width"):
+        kinds = {"cuts": "groups of channels", "strides": "coarse passes", "later": "passes of later frames"}
+        has_any = any(getattr(self.section, name) for name in kinds)
+        if has_any and not weights.config.get("joiner_width"):
             raise ConfigError(
                 f"coders of groups of channels or coarse passes are for models with a joiner, "
                 f"and {spec.name} has none",
-                hint='leave out cuts and strides, or set start = "compact"',
+                hint='leave out cuts, strides and later, or set start = "compact"',
             )
-        for name, what in (("cuts", "groups of channels"), ("strides", "coarse passes")):
+        for name, what in kinds.items():
             wanted = getattr(self.section, name)
             own = tuple(weights.arrays.get(f"prior.{name}", np.array(wanted)).tolist())
             if own != wanted:
@@ -93,16 +96,23 @@ class PriorTrainee(Trainee):
                     f"the prior of {spec.name} has other {what}",
                     hint=f"set {name} = {list(own)} in [prior], or start with a model that has none",
                 )
-        if self.section.strides != halving(len(self.section.strides)):
+        for name in ("strides", "later"):
+            strides = getattr(self.section, name)
+            if strides != halving(len(strides)):
+                raise ConfigError(
+                    f"{name} = {list(strides)} in [prior] do not halve down to 1",
+                    hint="as [4, 2, 1] or [8, 4, 2, 1]",
+                )
+        if self.section.later and not self.section.strides:
             raise ConfigError(
-                f"strides = {list(self.section.strides)} in [prior] do not halve down to 1",
-                hint="as [4, 2, 1] or [8, 4, 2, 1]",
+                "later in [prior] is for coders whose first frames have coarse passes",
+                hint="set strides, too",
             )
         engine = Engine(spec, weights.build, choose_placement(device.type))
         self._frozen |= {"spec": spec, "weights": weights, "engine": engine, "samples": {}}
         arrays = weights.arrays
         width, channels = arrays["prior.conv2"].shape[1], arrays["quantizer.log_gain"].shape[1]
-        self.prior = LatentPrior(channels, width, self.section.cuts, self.section.strides)
+        self.prior = LatentPrior(channels, width, self.section.cuts, self.section.strides, self.section.later)
         self.prior.motion.requires_grad_(False)
         self.log_gain, self.log_step = (
             torch.from_numpy(arrays[f"quantizer.{name}"]).to(device) for name in ("log_gain", "log_step")
@@ -121,9 +131,21 @@ class PriorTrainee(Trainee):
 
     def start(self, sampler: ClipSampler) -> None:
         """As the model's own prior: groups that are new add nothing."""
+        self._restore(self.prior)
+
+    def _restore(self, prior: LatentPrior) -> None:
         arrays, kind = self._frozen["weights"].arrays, ENTROPY_CODERS[self._frozen["spec"].coder].tables_kind
         gain = np.exp(arrays["quantizer.log_gain"][-1])
-        restore_prior(self.prior, kind.from_tensors(arrays), MotionTables.from_tensors(arrays), gain)
+        restore_prior(prior, kind.from_tensors(arrays), MotionTables.from_tensors(arrays), gain)
+
+    @torch.no_grad()
+    def settled(self) -> LatentPrior:
+        """The prior with a share of what the run began with."""
+        prior = deepcopy(self.prior)
+        self._restore(prior)
+        for begun, own in zip(prior.parameters(), self.prior.parameters(), strict=True):
+            begun.lerp_(own, 1 - self.section.kept)
+        return prior
 
     def batch(self, sampler: ClipSampler, step: int, places: range, stage: Stage) -> Tensor:
         """Numbers of samples, (B,), which are made when they are first met."""
@@ -217,11 +239,12 @@ class PriorTrainee(Trainee):
     def tables(self, sampler: ClipSampler, clips: int) -> PriorTables:
         """The integers, whose frequencies are counted in what an encoder with them writes of some samples."""
         samples = [self.sample(number, sampler) for number in range(min(clips, self.section.clips))]
-        rounder = Rounder(self.prior)
+        prior = self.settled()
+        rounder = Rounder(prior)
         with torch.inference_mode(), rounder.noting():
             for sample in samples[:MEASURED]:
                 both = sample.decoded[None], sample.expected[None].float()
-                self.prior.given(*both, self.levels_at([sample.level]))
+                prior.given(*both, self.levels_at([sample.level]))
         tables = rounder.tables()
         for part in (samples[::3], samples):  # what is chosen depends on what the bits are taken to be
             counts = sum(self.counted(tables, sample) for sample in part)

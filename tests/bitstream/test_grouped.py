@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tiny import (
+    COARSE_TO_FINE,
     CUTS,
     GOLDEN,
     GROUPED,
@@ -110,7 +111,7 @@ def test_groups_that_say_nothing_cost_nothing():
     assert np.array_equal(one.symbols, other.symbols)
 
 
-@pytest.fixture(params=[GROUPED, PYRAMID])
+@pytest.fixture(params=[GROUPED, PYRAMID, COARSE_TO_FINE])
 def options(request):
     return EncodeOptions(model=f"tiny-{request.param}", device="cpu", dtype="fp32", quality=9)
 

@@ -3,7 +3,8 @@
 `read(data, tables)` gives the header, the symbols as {(latent, channel, row, column): int}, of exact latents
 their bits, the fields as {(latent, frame 0, 1 or 3, row, column): (down, right)}, what is shown of detail as
 {(latent, plane, row, column): integer}, where it is not 0, where it is opaque as {(latent, row, column)},
-corrections as {(frame, plane, row, column): integer}, and vectors of what is borrowed as fields are.
+corrections as {(frame, plane, row, column): integer}, vectors of what is borrowed as fields are, and light as
+{frame: (share, offset)}.
 """
 
 import json
@@ -17,6 +18,7 @@ def read(data, tables):
     assert data[:8] == b"\x89CVL\r\n\x1a\n"
     header, symbols, fields, past, opening, place = None, {}, {}, (), (), 8
     details, covered, memory, opening_memory, corrections, borrowed = {}, set(), None, None, {}, {}
+    lights = {}
     while place < len(data):
         tag, size = struct.unpack_from("<4sI", data, place)
         body = data[place : place + 8 + size]
@@ -37,6 +39,15 @@ def read(data, tables):
             decode_frame = DECODERS[header["coder"]]
             if version(header) >= 5:
                 size = int.from_bytes(body[at : at + 3], "little")
+                if version(header) >= 13 and size >= 1 << 23:
+                    size -= 1 << 23
+                    packed = body[at + 4 : at + 4 + body[at + 3]]
+                    at += 1 + len(packed)
+                    steps = struct.unpack(f"<{2 * num_frames}h", zlib.decompress(packed, -15))
+                    shares, offsets = accumulate(steps[:num_frames]), accumulate(steps[num_frames:])
+                    lights |= dict(
+                        enumerate(zip(shares, offsets, strict=True), 4 * first - 3 if first else 0)
+                    )
                 moved, at = body[at + 3 : at + 3 + size], at + 3 + size
                 ans = (
                     Ans(struct.unpack(f"<{size // 4}I", moved), tables["flow.frequencies"]) if size else None
@@ -89,7 +100,7 @@ def read(data, tables):
                     }
                     if t % header["period"] == 0:
                         opening_memory = memory
-    return header, symbols, fields, details, covered, corrections, borrowed
+    return header, symbols, fields, details, covered, corrections, borrowed, lights
 
 
 def version(header):
@@ -338,6 +349,7 @@ DECODERS = {
     "prior-10": decode_anchored_frame,
     "prior-11": decode_anchored_frame,
     "prior-12": decode_anchored_frame,
+    "prior-13": decode_anchored_frame,
 }
 
 
@@ -696,6 +708,17 @@ def decode_passes(ans, header, tables, kind, p, q, fraction, bins, bits=0, movin
         for stride in tables["strides"]:
             for quarter in range(bool(passes), 4):
                 passes.append((4 + len(passes), quarter, stride))
+    far = {}
+    if version(header) >= 13 and kind > 0:
+        passes, number = [], len(tables["trunk"]) - len(tables["far"])
+        for stride in tables["later"]:
+            for quarter in range(bool(passes), 4):
+                if passes and stride > 1:
+                    far[number] = tables["far"][len(far)]
+                    passes.append((number, quarter, stride))
+                    number += 1
+                else:
+                    passes.append((quarter, quarter, stride))
     spreads = {index: level_row([k[index] for k in tables["spread"]], kind, level) for index, *_ in passes}
     cuts = tables["cuts"] if version(header) >= 11 else []
     sums = {}
@@ -734,11 +757,16 @@ def decode_passes(ans, header, tables, kind, p, q, fraction, bins, bits=0, movin
                         number = (spread + spreads[index][c] + (1 << n >> 1)) >> n
                         features = [p.get((c, y, x), 0), *sums_around(p, c, y, x)]
                         features += [q.get((c, y, x), 0), *sums_around(frame, c, y, x, stride)]
-                        one, two = (
-                            ((dot(row[:4], features[:4]) >> fraction) + dot(row[4:8], features[4:]) >> bits)
-                            + row[8]
-                            for row in (tables["linear"][index][k][c] for k in (0, 1))
-                        )
+                        beyond = sums_around(p, c, y, x, stride) if index in far else []
+                        means = []
+                        for k in (0, 1):
+                            row = tables["linear"][index][k][c]
+                            before = dot(row[:4], features[:4])
+                            before += dot(far[index][k][c] if beyond else [], beyond)
+                            means.append(
+                                ((before >> fraction) + dot(row[4:8], features[4:]) >> bits) + row[8]
+                            )
+                        one, two = means
                         mean = (share * one + (256 - share) * two) // 256
                         mean += (change << 12) >> shifts[channels + c]
                         guesses.append(((c, y, x), mean, max(0, min(bins - 1, number))))

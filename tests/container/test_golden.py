@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from container.plain_reader import read
 from safetensors.numpy import load_file
-from tiny import EVERY, GOLDEN, GROUPED, JOINED, PYRAMID
+from tiny import COARSE_TO_FINE, EVERY, GOLDEN, GROUPED, JOINED, PYRAMID
 
 from cvvae_cli import latents
 from cvvae_cli.bitstream.anchors import (
     BorrowingCoder,
+    CoarseToFineCoder,
     CorrectedCoder,
     DetailedCoder,
     GroupedCoder,
@@ -37,8 +38,9 @@ MODELS = {
     "borrowing": JOINED,
     "grouped": GROUPED,
     "pyramid": PYRAMID,
+    "coarse-to-fine": COARSE_TO_FINE,
 }  # the tiny model of each but the first
-BORROWING = (BorrowingCoder, GroupedCoder, PyramidCoder)  # the coders of files that borrow
+BORROWING = (BorrowingCoder, GroupedCoder, PyramidCoder, CoarseToFineCoder)  # the coders of files that borrow
 PAINTED = (PaintedCoder, *BORROWING)
 CORRECTED = (CorrectedCoder, *PAINTED)
 DETAILED = (DetailedCoder, *CORRECTED)
@@ -88,7 +90,7 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, na
     if number >= JOINED:  # what it lacks is that of the base
         arrays = load_file(GOLDEN / "tiny-8.safetensors") | arrays
     tables = {k.removeprefix("coder.").removeprefix("prior."): v.tolist() for k, v in arrays.items()}
-    header, symbols, fields, details, covered, corrections, borrowed = read(
+    header, symbols, fields, details, covered, corrections, borrowed, lights = read(
         (GOLDEN / f"{name}.cvl").read_bytes(), tables
     )
     expected = np.load(GOLDEN / f"{name}.npz")["values"]
@@ -126,7 +128,19 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, na
         for number, each in every.items():
             in_blocks(found[number])[each.changed] = each.colours
         assert_added(corrections, found)
+    if lights:
+        with open_cvl(GOLDEN / f"{name}.cvl") as cvl:
+            chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
+            found = [
+                (n, v)
+                for c in chunks
+                if c.light is not None
+                for n, v in zip(c.frames, c.light.tolist(), strict=True)
+            ]
+        assert lights == {number: tuple(values) for number, values in found}
+        assert len(set(lights.values())) > 2
     kind = ENTROPY_CODERS.get(header["coder"])
+    assert bool(lights) == (kind is CoarseToFineCoder)
     assert bool(details) == (kind in DETAILED)
     assert bool(corrections) == (kind in CORRECTED)
     assert bool(covered) == (kind in PAINTED)
@@ -160,7 +174,7 @@ def test_the_golden_files_use_what_the_format_has(tiny, name):
             shares = blocks.mean((3, 4))
             assert all((shares == k).mean() > 0.1 for k in (0, 1)), shares
             assert ((shares > 0) & (shares < 1)).mean() > 0.03  # what moved lies beside what did not
-        if any(kind in name for kind in ("borrowing", "grouped", "pyramid")):
+        if any(kind in name for kind in ("borrowing", "grouped", "pyramid", "coarse-to-fine")):
             chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
             found = {(4 * n + t, k): v for n, c in enumerate(chunks) for (t, k), v in c.borrowed.items()}
             assert sorted(found) == [(3, 0), (4, 2), (6, 0), (6, 1)]  # of cuts after frames 1, 3 and 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tiny import GROUPED, JOINED, PYRAMID, STRIDES
+from tiny import COARSE_TO_FINE, GROUPED, JOINED, LATER_STRIDES, PYRAMID, STRIDES
 from train.test_refiner import assert_a_run_that_stopped_goes_on
 
 from cvvae_cli.codec import encode_file
@@ -36,11 +36,14 @@ def sampler_of(config):
     return ClipSampler(find_sources(config.data.folders), config.data, 0)
 
 
-@pytest.mark.parametrize(("strides", "coder", "share"), [((), "prior-11", 0.98), (STRIDES, "prior-12", 0.99)])
+@pytest.mark.parametrize(
+    ("strides", "later", "coder", "share"),
+    [((), (), "prior-11", 0.98), (STRIDES, (), "prior-12", 0.99), (STRIDES, (2, 1), "prior-13", 0.99)],
+)
 def test_training_saves_bits_and_the_file_writes_smaller_ones(
-    config, strides, coder, share, tmp_path, monkeypatch
+    config, strides, later, coder, share, tmp_path, monkeypatch
 ):
-    section = replace(config.prior, clips=12, strides=strides)
+    section = replace(config.prior, clips=12, strides=strides, later=later)
     config = replace(config, prior=section, schedule=replace(config.schedule, steps=150))
     log = []
     run = train(config, tmp_path / "run", CPU, on_log=log.append, log_every=50)
@@ -127,6 +130,43 @@ def test_coarse_passes_that_are_new_begin_as_the_others_and_change_first_frames_
     assert not torch.allclose(one[:1], other[:1], rtol=1e-2)
 
 
+def test_passes_of_later_frames_that_are_new_change_nothing_before_they_are_trained(config):
+    bits, sample = [], None
+    for later in ((), LATER_STRIDES):
+        section = replace(config.prior, strides=STRIDES, later=later)
+        trainee = PriorTrainee(replace(config, start=f"tiny-{PYRAMID}", prior=section), CPU)
+        trainee.start(sampler_of(config))
+        sample = sample or trainee.coded(sampler_of(config).batch(0, 1, 21, 64), 70)
+        bits.append(trainee.bits([sample])[0])
+    assert torch.allclose(*bits, rtol=1e-3)
+
+
+def test_a_run_goes_on_with_passes_of_later_frames_that_are_there(config):
+    section = replace(config.prior, strides=STRIDES, later=LATER_STRIDES)
+    trainee = PriorTrainee(replace(config, start=f"tiny-{COARSE_TO_FINE}", prior=section), CPU)
+    trainee.start(sampler_of(config))
+    own = Weights(find_model(f"tiny-{COARSE_TO_FINE}")).arrays["prior.far"]
+    assert own.any()
+    assert np.allclose(trainee.prior.far.detach().numpy(), own / 4096, atol=1e-6)
+    sample = trainee.coded(sampler_of(config).batch(0, 1, 21, 64), 70)
+    before = trainee.bits([sample])[0]
+    torch.nn.init.zeros_(trainee.prior.far)
+    after = trainee.bits([sample])[0]
+    assert torch.allclose(before[:1], after[:1])
+    assert not torch.allclose(before[1:], after[1:], rtol=1e-3)
+
+
+def test_what_is_exported_keeps_a_share_of_what_the_run_began_with(config):
+    begun = PriorTrainee(config, CPU)
+    begun.start(sampler_of(config))
+    for kept in (0.0, 0.25, 1.0):
+        trainee = PriorTrainee(replace(config, prior=replace(config.prior, kept=kept)), CPU)
+        trainee.start(sampler_of(config))
+        torch.nn.init.normal_(trainee.prior.conv2.weight)
+        found, first, own = (p.conv2.weight for p in (trainee.settled(), begun.prior, trainee.prior))
+        assert torch.allclose(found, kept * first + (1 - kept) * own, atol=1e-6)
+
+
 def test_a_run_goes_on_with_coarse_passes_that_are_there(config):
     section = replace(config.prior, strides=STRIDES)
     trainee = PriorTrainee(replace(config, start=f"tiny-{PYRAMID}", prior=section), CPU)
@@ -150,6 +190,10 @@ def test_what_cannot_go_on_is_refused(config):
         PriorTrainee(replace(config, start="tiny-8"), CPU)
     with pytest.raises(ConfigError, match="halve"):
         PriorTrainee(replace(config, prior=replace(config.prior, strides=(4, 2))), CPU)
+    with pytest.raises(ConfigError, match=r"later = .* halve"):
+        PriorTrainee(replace(config, prior=replace(config.prior, strides=STRIDES, later=(2,))), CPU)
+    with pytest.raises(ConfigError, match="first frames have coarse passes"):
+        PriorTrainee(replace(config, prior=replace(config.prior, later=(2, 1))), CPU)
     with pytest.raises(ConfigError, match="other coarse passes"):
         PriorTrainee(
             replace(config, start=f"tiny-{PYRAMID}", prior=replace(config.prior, strides=(2, 1))), CPU

@@ -222,11 +222,17 @@ def test_bits_are_those_of_a_logistic_distribution():
 
 
 @pytest.mark.parametrize(
-    ("cuts", "strides"),
-    [((), ()), ((1, 3), ()), ((1, 3), (2, 1)), ((), (4, 2, 1))],
-    ids=["together", "in groups", "in groups, from coarse to fine", "together, from coarse to fine"],
+    ("cuts", "strides", "later"),
+    [((), (), ()), ((1, 3), (), ()), ((1, 3), (2, 1), ()), ((), (4, 2, 1), ()), ((1, 3), (2, 1), (4, 2, 1))],
+    ids=[
+        "together",
+        "in groups",
+        "in groups, from coarse to fine",
+        "together, from coarse to fine",
+        "all frames from coarse to fine",
+    ],
 )
-def test_integers_cost_hardly_more_than_the_floats_they_come_from(cuts, strides):
+def test_integers_cost_hardly_more_than_the_floats_they_come_from(cuts, strides, later):
     """A prior fitted to symbols that move and drift: its integer twin needs the same bits within 1 %."""
     torch.manual_seed(0)
     content = 6 * torch.randn(12, 4, 12, 12) + 3 * torch.randn(12, 4, 1, 1)
@@ -234,7 +240,7 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from(cuts, strides)
     walk = content + 0.7 * torch.randn(12, 4, 9, 12, 12).cumsum(2)
     anchors = torch.zeros(4, 4)
     levels = Levels.at(torch.linspace(0, 1, 12), anchors, anchors)
-    prior = LatentPrior(4, 16, cuts, strides)
+    prior = LatentPrior(4, 16, cuts, strides, later)
     vectors, aligned = prior.motion.vectors(walk), torch.rand(12, 8) < 0.5
     optimizer = torch.optim.Adam(prior.groups(5e-3))
     for _ in range(60):
@@ -267,7 +273,7 @@ def test_integers_cost_hardly_more_than_the_floats_they_come_from(cuts, strides)
     assert 0.05 < (fields == 0).all(2).float().mean() < 0.95  # some blocks move, some do not
     exact = logistic_bits(values, *prior(values, fields, aligned, levels)).sum().item()
     assert integer < 1.01 * exact
-    restored = LatentPrior(4, 16, cuts, strides)
+    restored = LatentPrior(4, 16, cuts, strides, later)
     restore_prior(restored, tables, motion, np.ones(4))
     again = logistic_bits(values, *restored(values, fields, aligned, levels)).sum().item()
     assert again == pytest.approx(exact, rel=0.005)
