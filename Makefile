@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
+LATER := compact-13-refiner compact-13 compact-14-prior compact-14 compact-15-prior compact-15 compact-16-prior compact-16
 IMAGE_VAE ?= ../shared/image_vae
 STEPS ?= 100
 # A process for each core, of one thread: threads of several processes would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-seek benchmark-paper evaluate graphics train compat ablation architectures wheel clean
+.PHONY: help demo test check format fuzz kill benchmark benchmark-memory benchmark-metrics benchmark-seek benchmark-paper evaluate graphics lights train compat ablation architectures wheel clean
 
 help: ## Show what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -66,11 +67,16 @@ graphics: $(READY) ## Draw clips of text and full colours, and measure the defau
 	$(BIN)/python tests/tools/draw_clips.py runs/drawn
 	$(BIN)/cvvae bench --dataset runs/drawn -q 1,4,7,10 --baseline x264:medium --metrics psnr_db
 
+lights: $(READY) ## Draw clips whose light changes, and measure the default model on them (ten minutes).
+	$(BIN)/python tests/tools/light_clips.py runs/lights
+	$(BIN)/cvvae bench --dataset runs/lights -q 3,5,8 --baseline x264:medium --metrics psnr_db
+
 train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/.
 	$(BIN)/cvvae train --recipe compact-8 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-8.safetensors --force
 	$(BIN)/cvvae train --recipe compact-9 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/refiner --export runs/compact-9.safetensors --force
 	$(BIN)/cvvae train --recipe compact-11 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/refiner-11 --export runs/compact-11.safetensors --force
 	$(BIN)/cvvae train --recipe compact-12 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/joiner-12 --export runs/compact-12.safetensors --force
+	cd runs && for name in $(LATER); do $(abspath $(BIN))/cvvae train --recipe $$name --data $(abspath $(DATA))/train --holdout $(abspath $(DATA))/eval/video --run $$name --export $$name.safetensors --force || exit 1; done
 
 compat: $(READY) ## Measure compact-flux2 against the image VAE at IMAGE_VAE (ten minutes).
 	$(BIN)/python tests/tools/compat.py report $(DATA) $(IMAGE_VAE) $(COMPAT)

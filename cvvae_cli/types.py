@@ -162,6 +162,7 @@ class Wanted:
     now: np.ndarray  # float32 (t, 3, H, W)
     before: np.ndarray | None  # (3, H, W): that of the latent frame before, if there is one
     fields: np.ndarray | None  # int16 (t, 3, 2, rows, columns), if frames may be aligned: flow/
+    shown: np.ndarray | None = None  # float32 (t,): of errors in each, squared, how much shows; None: all
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Lacking:
 
     pictures: np.ndarray  # float32 (t, 3, H, W) in levels of 255
     wanted: np.ndarray  # float32 (t, 3, H, W) in [-1, 1]: what they should be
-    counts: np.ndarray  # int (t,) frames
+    counts: np.ndarray  # (t,) frames, those that are dimmed after as far as their errors show
     following: int  # latent frames after these before all is forgotten, or the video is expected to end
     spreads: np.ndarray  # float32 (t, rows, columns): of each of the frames from their mean, squared levels
 

@@ -202,9 +202,10 @@ class PaintedCoder(CorrectedCoder):
         """Behind what is remembered and still right, symbols are hidden if a period goes on from a past."""
         if self.scene is None or not past:
             return super().beginning(scaled, past, aligned)
-        self.scene.seen = self.scene.seen_if_linked
+        seen, linked = self.scene.seen, self.scene.seen_if_linked
+        self.scene.seen = seen if linked is None else linked
         found = super().beginning(scaled, past, aligned)
-        self.scene.seen = None
+        self.scene.seen = seen
         return found
 
     def best_residuals(self, aims: np.ndarray, guess: Prediction, prices: np.ndarray) -> np.ndarray:

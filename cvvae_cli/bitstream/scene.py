@@ -34,7 +34,8 @@ class Scene:
         """With what is remembered before it; None where a period begins."""
         self.wanted = wanted
         self.searches = memory is None or bool(memory.opaque.mean() > LEAST_HIDDEN)
-        self.seen: np.ndarray | None = None  # float32 (t, h, w): how much of a position shows; None: all
+        # float32 (t, h, w), or what broadcasts to it: how much of a position shows; None: all
+        self.seen: np.ndarray | None = None if wanted.shown is None else wanted.shown[:, None, None]
         self.seen_if_linked: np.ndarray | None = None  # of a first latent frame, if its period is linked
         self.fields: dict[int, np.ndarray] = {}  # the vectors of latent frames, once they are found
 
@@ -58,7 +59,8 @@ class Scene:
         hidden = np.stack([memory.covering() for memory in memories])
         if hidden.mean() < LEAST_HIDDEN:
             return False
-        self.seen = seen_past(hidden)
+        seen = seen_past(hidden)
+        self.seen = seen if self.seen is None else np.maximum(seen * self.seen, LEAST_SEEN)
         return True
 
     def remember(self, memory: Memory, frames: int, price: float) -> None:

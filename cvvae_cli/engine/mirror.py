@@ -14,12 +14,14 @@ from torch.nn import functional
 from cvvae_cli.engine.base import to_device
 from cvvae_cli.engine.plan import EVERYTHING
 from cvvae_cli.flow.field import GROUP
+from cvvae_cli.flow.light import shares
 from cvvae_cli.types import DETAIL_BITS, LEVELS, Detail, Lacking, LatentChunk, Progress, Wanted
 
 if TYPE_CHECKING:
     from cvvae_cli.engine.stream import Decoding, Engine
 
 BLOCK = 8  # pixels each way of a block of detail
+LEAST_SHOWN = 1 / 256  # of a frame
 KEPT_AS = torch.float16  # pictures that wait for their detail
 Pieces = Iterator[tuple[int, Tensor]]
 
@@ -51,6 +53,10 @@ class Mirror:
     def of(self, chunk: LatentChunk) -> Reflection:
         """What becomes of the next chunk."""
         assert chunk.means is not None
+        if chunk.light is not None:  # as bright as nothing beside it
+            self._wanted = None
+            shown = (shown_frames(chunk) / counts(chunk.frames)).astype(np.float32)
+            return Reflection(self, chunk, Wanted(chunk.means, None, chunk.fields, shown))
         before, self._wanted = self._wanted, chunk.means[-1].copy()
         return Reflection(self, chunk, Wanted(chunk.means, before, chunk.fields))
 
@@ -90,7 +96,7 @@ class Mirror:
     def skip(self, chunk: LatentChunk) -> None:
         """Remember the frames of such a chunk as they were."""
         assert chunk.means is not None
-        self._wanted = chunk.means[-1].copy()
+        self._wanted = None if chunk.light is not None else chunk.means[-1].copy()
         if self.size is not None:
             self.sources(chunk)
 
@@ -155,7 +161,7 @@ class Reflection:
         wanted, spreads = self.wanted.now, self.chunk.spreads * np.float32(LEVELS**2)
         lacking = (wanted - pictures) * np.float32(LEVELS)
         following = self.mirror.following(self.chunk)
-        return Lacking(lacking, wanted, counts(self.chunk.frames), following, spreads)
+        return Lacking(lacking, wanted, shown_frames(self.chunk), following, spreads)
 
     def _keeping(self, pieces: Pieces) -> Pieces:
         """The pieces as they come. Room is made for all at once, and half of what they take: a chunk of a
@@ -213,6 +219,14 @@ def shown(frames: range) -> list[slice]:
 def counts(frames: range) -> np.ndarray:
     """How many frames of a chunk each of its latent frames stands for: int (t,)."""
     return np.array([part.stop - part.start for part in shown(frames)])
+
+
+def shown_frames(chunk: LatentChunk) -> np.ndarray:
+    """The same, of frames that are dimmed after only as much as shows of a squared error: float (t,)."""
+    if chunk.light is None:
+        return counts(chunk.frames)
+    starts = np.cumsum([0, *counts(chunk.frames)[:-1]])
+    return np.maximum(np.add.reduceat(shares(chunk.light) ** 2, starts), LEAST_SHOWN)
 
 
 def means(video: Tensor, parts: list[slice]) -> Tensor:

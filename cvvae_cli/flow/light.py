@@ -67,6 +67,12 @@ def dimmed(video: Tensor, light: np.ndarray) -> Tensor:
     return (video.float().clamp(-1, 1) + 1) * share + (offset - 1)
 
 
+def shares(light: np.ndarray) -> np.ndarray:
+    """Of light (T, 2), the shares in [0, 1]: (T,)."""
+    found: np.ndarray = light[:, 0] / ONE[0]
+    return found
+
+
 def in_network_units(light: np.ndarray, like: Tensor) -> tuple[Tensor, Tensor]:
     """Shares and offsets, (T, 1, 1) each."""
     values = torch.from_numpy(light).to(like.device, torch.float32)

@@ -20,9 +20,11 @@ from cvvae_cli.bitstream.chunk import with_light, without_light
 from cvvae_cli.bitstream.light import decode_light, encode_light
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
+from cvvae_cli.engine.mirror import LEAST_SHOWN, shown_frames
 from cvvae_cli.errors import CorruptFileError
-from cvvae_cli.flow.light import LEAST, MOST
+from cvvae_cli.flow.light import LEAST, MOST, WHOLE
 from cvvae_cli.options import EncodeOptions
+from cvvae_cli.types import LatentChunk
 
 OPTIONS = EncodeOptions(model=f"tiny-{COARSE_TO_FINE}", device="cpu", dtype="fp32", quality=9)
 DIM = np.array([1, 1, 1, 1, 0.4, 0.4] * 8)[:46]
@@ -66,6 +68,30 @@ def test_frames_are_dimmed_again(path, clip):
     dim = DIM[:LIT] < 1
     means = [each[:LIT][dim].mean() for each in (clip, shown, bright)]
     assert abs(means[1] - means[0]) < 0.2 * means[0] < means[2] - means[0]
+
+
+def test_what_is_dim_takes_fewer_bits(tiny, lossless, tmp_path, monkeypatch):
+    rgb = moving_picture(1, 96, 64)[0]
+    fade = np.linspace(1, 0.1, 29)
+    lossless(
+        np.stack([np.roll(rgb, n, 1) * each for n, each in enumerate(fade)]).astype(np.uint8), "source.mkv"
+    )
+    sizes = []
+    for name in ("dim", "bright"):
+        encode_file(tmp_path / "source.mkv", tmp_path / f"{name}.cvl", OPTIONS)
+        with open_cvl(tmp_path / f"{name}.cvl") as cvl:
+            assert all(light is not None for light in lights_of(tmp_path / f"{name}.cvl"))
+            sizes.append(sum(len(cvl.read_chunk(n).symbols) for n in range(2)))
+        monkeypatch.setattr("cvvae_cli.engine.mirror.shares", lambda light: np.ones(len(light)))
+    assert sizes[0] < 0.97 * sizes[1], sizes
+
+
+def test_of_a_frame_that_is_dimmed_as_much_counts_as_shows():
+    chunk = LatentChunk(np.zeros((1, 3, 1, 1)), range(7), np.arange(7))
+    assert shown_frames(chunk).tolist() == [1, 4, 2]
+    light = np.tile(WHOLE, (7, 1))
+    light[[1, 2, 5, 6], 0] = [2048, 1024, 0, 0]
+    assert shown_frames(replace(chunk, light=light)).tolist() == [1, 2 + 1 / 4 + 1 / 16, LEAST_SHOWN]
 
 
 def test_without_alignment_light_is_left_alone(path, tmp_path):
