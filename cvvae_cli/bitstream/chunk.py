@@ -483,6 +483,12 @@ def cut(data: bytes) -> tuple[bytes, bytes]:
     return data[SIZE_BYTES:end], data[end:]
 
 
+def is_changed(data: bytes) -> bool:
+    """Whether a chunk of a coder that takes fields is of frames that were moved or evened out before."""
+    plain, light = without_light(data)
+    return light is not None or bool(cut(plain)[0])
+
+
 def better_beginning(
     coder: SymbolCoder, scaled: np.ndarray, opening: Past, aligned: Aligned
 ) -> tuple[Past, Plan]:

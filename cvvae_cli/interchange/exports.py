@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvvae_cli.bitstream.chunk import cut
+from cvvae_cli.bitstream.chunk import is_changed
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.exact import EXACT_TYPES, to_words
 from cvvae_cli.container.reader import CvlReader, open_cvl
@@ -82,9 +82,10 @@ def refuse_aligned(cvl: CvlReader) -> None:
     coder = ENTROPY_CODERS.get(cvl.header.coder)
     if coder is None or not coder.takes_fields:
         return
-    if any(cut(cvl.read_chunk(number).symbols)[0] for number in range(len(cvl.index))):
+    if any(is_changed(cvl.read_chunk(number).symbols) for number in range(len(cvl.index))):
         raise ConfigError(
-            "latents of this file are of frames that were moved onto each other: alone they mean little",
+            "latents of this file are of frames that were moved onto each other, or evened out: alone they "
+            "mean little",
             hint="encode the video with --no-align, or --exact bf16, and export that",
         )
 

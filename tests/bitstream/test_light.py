@@ -21,8 +21,9 @@ from cvvae_cli.bitstream.light import decode_light, encode_light
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.mirror import LEAST_SHOWN, shown_frames
-from cvvae_cli.errors import CorruptFileError
+from cvvae_cli.errors import ConfigError, CorruptFileError
 from cvvae_cli.flow.light import LEAST, MOST, WHOLE
+from cvvae_cli.interchange.exports import export_file
 from cvvae_cli.options import EncodeOptions
 from cvvae_cli.types import LatentChunk
 
@@ -148,3 +149,10 @@ def test_light_of_other_frames_is_refused(path, monkeypatch):
     monkeypatch.setattr("cvvae_cli.bitstream.chunk.decode_light", lambda data: own(data)[1:])
     with pytest.raises(CorruptFileError, match="not that of its frames"):
         lights_of(path)
+
+
+def test_latents_of_frames_that_were_evened_out_are_not_exported(path, tmp_path):
+    with pytest.raises(ConfigError, match="evened out"):
+        export_file(path, tmp_path / "latents.safetensors")
+    encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", replace(OPTIONS, align=False))
+    export_file(tmp_path / "plain.cvl", tmp_path / "latents.safetensors")
