@@ -237,6 +237,13 @@ MODELS: dict[str, ModelSpec] = {
             weights_file="compact-15.safetensors",
             weights_sha256="c556e18f2cd52aab8b519623027c240458d112dc38341a917bfbbfd526cba015",
         ),
+        replace(
+            COMPACT_12,
+            name="compact-16",
+            coder=COARSE_TO_FINE,
+            weights_file="compact-16.safetensors",
+            weights_sha256="7ce7f30d7ac562d16f8743cb6a3b155dac894ab9ac0d2ca7ab6f7d69725d8a5a",
+        ),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
         latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
@@ -258,7 +265,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-15", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-16", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:
