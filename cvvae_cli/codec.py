@@ -199,8 +199,8 @@ class EncodeJob:
     def _write(self, chunk: LatentChunk) -> None:
         mirrored = self.mirror.of(chunk) if self.mirror else None
         number = self.cvl.num_latents
-        moves = chunk.fields, mirrored, chunk.borrowed, chunk.light
-        data = self.coder.encode(number, chunk.latents, *moves)
+        beside = chunk.fields, mirrored, chunk.borrowed, chunk.light
+        data = self.coder.encode(number, chunk.latents, *beside)
         self.cvl.write_chunk(chunk.latents.shape[1], chunk.pts.tolist(), data)
 
     def _meet(self, chunk: LatentChunk) -> None:

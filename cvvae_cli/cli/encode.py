@@ -59,8 +59,8 @@ def encode(
         bool,
         typer.Option(
             "--no-align",
-            help="Leave frames where they are before they are encoded: larger files where the camera moves, "
-            "whose latents mean something by themselves (cvvae export).",
+            help="Leave frames where they are, and as bright, before they are encoded: larger files where "
+            "the camera moves, whose latents mean something by themselves (cvvae export).",
         ),
     ] = False,
     no_detail: Annotated[
