@@ -69,7 +69,7 @@ graphics: $(READY) ## Draw clips of text and full colours, and measure the defau
 
 lights: $(READY) ## Draw clips whose light changes, and measure the default model on them (ten minutes).
 	$(BIN)/python tests/tools/light_clips.py runs/lights
-	$(BIN)/cvvae bench --dataset runs/lights -q 3,5,8 --baseline x264:medium --metrics psnr_db
+	$(BIN)/cvvae bench --dataset runs/lights -q 3,5,8 --baseline x264:medium --metrics psnr_db,psnr_db_pooled
 
 train: $(READY) ## Train the default model on DATA/train again (hours); resumes from runs/.
 	$(BIN)/cvvae train --recipe compact-8 --data $(DATA)/train --holdout $(DATA)/eval/video --run runs/compact --export runs/compact-8.safetensors --force
