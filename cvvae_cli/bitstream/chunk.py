@@ -218,7 +218,8 @@ class CoderWithFields(QuantizedCoder):
             aligned = which_aligned(fields)
             if borrowed or aligned.any():
                 moved = self.flow.encode_all(fields, borrowed or {})
-        return sized(moved) + self._encode(first_latent, self.quantizer.scale(latents), aligned, mirrored)
+        beginning = self._beginning(moved, light)
+        return beginning + self._encode(first_latent, self.quantizer.scale(latents), aligned, mirrored)
 
     def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
         aligned = which_aligned(self.decode_fields(data, shape) if fields is None else fields)
@@ -226,7 +227,7 @@ class CoderWithFields(QuantizedCoder):
         return self.quantizer.dequantize(symbols)
 
     def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray:
-        moved, _ = cut(data)
+        moved, _ = self._begun(data)
         places = (shape[1], *field_size(*(CELL * n for n in shape[2:])))
         self.borrowed = {}
         if not moved:
@@ -249,8 +250,16 @@ class CoderWithFields(QuantizedCoder):
         """What comes after the fields, of latents in cells of the quantiser (t, C, h, w)."""
         return self.chunks.encode(first_latent, scaled, aligned)
 
+    def _beginning(self, moved: bytes, light: np.ndarray | None) -> bytes:
+        """What comes before all else."""
+        return sized(moved)
+
+    def _begun(self, data: bytes) -> tuple[bytes, bytes]:
+        """Fields as they are coded, and what comes after them."""
+        return cut(data)
+
     def _symbols_of(self, data: bytes) -> bytes:
-        return cut(data)[1]
+        return self._begun(data)[1]
 
 
 class CoderWithDetail(CoderWithFields):
@@ -266,7 +275,7 @@ class CoderWithDetail(CoderWithFields):
         self._opening: Memory | None = None  # after the first latent frame of the period
 
     def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> list[Memory] | None:
-        detail, _ = cut(cut(data)[1])
+        detail, _ = cut(self._begun(data)[1])
         vectors = self.coder.vectors(in_time(shape))
         memories = self.detail.decode(detail, self._memory_before(first_latent, in_time(shape)), vectors)
         self._remember(first_latent, memories)
@@ -313,7 +322,7 @@ class CoderWithDetail(CoderWithFields):
         return b""
 
     def _symbols_of(self, data: bytes) -> bytes:
-        return cut(cut(data)[1])[1]
+        return cut(super()._symbols_of(data))[1]
 
     def _memory_before(self, first_latent: int, shape: Shape) -> Memory:
         """What is remembered as a chunk (t, C, h, w) begins."""
@@ -341,7 +350,7 @@ class CoderWithCorrections(CoderWithDetail):
         self.corrections = CorrectionCoder(coder.level)
 
     def decode_corrections(self, data: bytes, shape: Shape, frames: range) -> dict[int, Correction] | None:
-        corrections, _ = cut(cut(cut(data)[1])[1])
+        corrections, _ = cut(super()._symbols_of(data))
         return self.corrections.decode(corrections, told_by(frames), *shape[2:])
 
     def _corrections(self, memories: list[Memory] | None, mirrored: Mirrored | None) -> bytes:
@@ -405,36 +414,15 @@ class CoderWithLight(CoderWithBorrowing):
 
     lights = True
 
-    def encode(
-        self,
-        first_latent: int,
-        latents: np.ndarray,
-        fields: Fields = None,
-        mirrored: Mirrored | None = None,
-        borrowed: Borrowed | None = None,
-        light: np.ndarray | None = None,
-    ) -> bytes:
-        return with_light(super().encode(first_latent, latents, fields, mirrored, borrowed), light)
-
-    def decode(self, first_latent: int, data: bytes, shape: Shape, fields: Fields = None) -> np.ndarray:
-        return super().decode(first_latent, without_light(data)[0], shape, fields)
-
     def decode_fields(self, data: bytes, shape: Shape) -> np.ndarray:
-        data, self.light = without_light(data)
+        self.light = without_light(data)[1]
         return super().decode_fields(data, shape)
 
-    def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> list[Memory] | None:
-        return super().decode_detail(first_latent, without_light(data)[0], shape)
+    def _beginning(self, moved: bytes, light: np.ndarray | None) -> bytes:
+        return with_light(super()._beginning(moved, light), light)
 
-    def decode_corrections(self, data: bytes, shape: Shape, frames: range) -> dict[int, Correction] | None:
-        return super().decode_corrections(without_light(data)[0], shape, frames)
-
-    def is_fresh(self, first_latent: int, data: bytes) -> bool:
-        return super().is_fresh(first_latent, without_light(data)[0])
-
-    def measure(self, first_latent: int, data: bytes, shape: Shape) -> np.ndarray:
-        plain, _ = without_light(data)
-        return super().measure(first_latent, plain, shape) + 8 * (len(data) - len(plain)) / shape[0]
+    def _begun(self, data: bytes) -> tuple[bytes, bytes]:
+        return super()._begun(without_light(data)[0])
 
 
 def with_light(data: bytes, light: np.ndarray | None) -> bytes:

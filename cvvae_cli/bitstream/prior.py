@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import torch
@@ -91,11 +91,13 @@ def halving(count: int) -> tuple[int, ...]:
 
 def coarse_passes(strides: tuple[int, ...]) -> tuple[Pass, ...]:
     """Those of a whole frame from the largest of such strides to the smallest."""
-    passes: list[Pass] = []
-    for stride in strides:  # the first quarter of each is what those before it coded
-        for quarter in range(bool(passes), len(PASSES)):
-            passes.append(Pass(len(FINE) + len(passes), quarter, stride))
-    return tuple(passes)
+    numbered = enumerate(quarters_of(strides), len(FINE))
+    return tuple(Pass(number, quarter, stride) for number, (quarter, stride) in numbered)
+
+
+def quarters_of(strides: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Those of each stride, in order, with it: the first of each but the first is all that came before."""
+    return [(q, stride) for n, stride in enumerate(strides) for q in range(bool(n), len(PASSES))]
 
 
 def later_passes(strides: tuple[int, ...], first: int) -> tuple[Pass, ...]:
@@ -104,13 +106,11 @@ def later_passes(strides: tuple[int, ...], first: int) -> tuple[Pass, ...]:
     The first of them, and those of stride 1, have the weights of `FINE`; the others their own, numbered from
     `first` on.
     """
-    passes: list[Pass] = []
-    for stride in strides:
-        for quarter in range(bool(passes), len(PASSES)):
-            is_fine = not passes or stride == 1
-            passes.append(Pass(quarter if is_fine else first, quarter, stride))
-            first += not is_fine
-    return tuple(passes)
+    own = count(first)
+    return tuple(
+        Pass(quarter if quarter == 0 or stride == 1 else next(own), quarter, stride)
+        for quarter, stride in quarters_of(strides)
+    )
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,11 @@ class PriorTables:
     def passes(self) -> tuple[Pass, ...]:
         """All that there are, by the numbers of their weights."""
         return FINE + self.coarse
+
+    @property
+    def far_of(self) -> dict[int, np.ndarray]:
+        """Weights (2, C, 3) of the linear means for what lies far, by the numbers of passes that have any."""
+        return {}
 
     @property
     def groups(self) -> list[slice]:
@@ -257,7 +262,11 @@ class CoarseToFineTables(PyramidTables):
     @property
     def farther(self) -> tuple[Pass, ...]:
         """Passes of `order` that have integers of their own."""
-        return tuple(each for each in self.order if each.number >= len(FINE + self.coarse))
+        return tuple(each for each in self.order if each.number >= len(FINE))
+
+    @property
+    def far_of(self) -> dict[int, np.ndarray]:
+        return dict(zip((each.number for each in self.farther), self.far, strict=True))
 
 
 def at_level(rows: np.ndarray, kind: int, level: int) -> np.ndarray:
@@ -297,13 +306,12 @@ class PriorNetwork:
         self.symbol_bits = symbol_bits
         self.finer = fraction - symbol_bits
         # of the integers that hold every linear mean: |features| sum up to four neighbours
-        far = tables.far if isinstance(tables, CoarseToFineTables) else tables.linear[:0]
-        sums = (np.abs(part).sum(-1, dtype=np.int64).max(initial=0) for part in (tables.linear, far))
-        largest = sum(sums) * 4 * MAX_SYMBOL
+        linear, far = tables.linear, tables.far_of
+        sums = [np.abs(part).sum(-1, dtype=np.int64).max() for part in (linear, *far.values())]
+        largest = (sums[0] + max(sums[1:], default=0)) * 4 * MAX_SYMBOL
         self.integer = torch.int32 if largest < 2**30 else torch.int64
-        self.linear = tensor(tables.linear.transpose(0, 1, 3, 2), self.integer)
-        first_far = len(tables.passes) - len(far)
-        self.far = dict(enumerate(tensor(far.transpose(0, 1, 3, 2), self.integer), first_far))
+        self.linear = tensor(linear.transpose(0, 1, 3, 2), self.integer)
+        self.far = {n: tensor(part.transpose(0, 2, 1), self.integer) for n, part in far.items()}
         sizes = tables.compress.astype(np.int32)
         self.compress = tensor(np.concatenate([-sizes[:0:-1], sizes]))
         self.largest_size = len(sizes) - 1
@@ -627,14 +635,15 @@ class PriorFrame:
         inside = each.within(self.h, self.w, self.border)
         if each.taps:
             features += around(self.symbols, *inside, each.stride)
-        far = self.network.far.get(each.number, self.network.linear[:0])
-        beyond = around(self.bordered, *inside, each.stride) if len(far) else []
+        far = self.network.far.get(each.number)
+        beyond = [] if far is None else around(self.bordered, *inside, each.stride)
         means = []
         for which, weights in enumerate(self.network.linear[each.number]):
             mean = weights[0] * features[0]
             for number, feature in enumerate(features[1:4], 1):
                 mean.addcmul_(feature, weights[number])
             for number, feature in enumerate(beyond):
+                assert far is not None
                 mean.addcmul_(feature, far[which, number])
             if self.network.finer:
                 mean.bitwise_right_shift_(self.network.finer)

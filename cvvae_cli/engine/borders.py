@@ -27,9 +27,7 @@ class Group:
     first: Tensor  # (1, 3, H, W)
     last: Tensor
     borrowed: tuple[int, ...]  # parts of the fields whose frames the group beside shows
-    evened: int | None = (
-        None  # the chunk, by its first latent frame, whose frames alone are as bright; None: any
-    )
+    evened: int | None = None  # first latent frame of the chunk whose frames alone are as bright; None: any
     is_painted: bool = False  # whether opaque detail stands where it is to stand
 
 

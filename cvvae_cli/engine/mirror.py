@@ -53,12 +53,11 @@ class Mirror:
     def of(self, chunk: LatentChunk) -> Reflection:
         """What becomes of the next chunk."""
         assert chunk.means is not None
-        if chunk.light is not None:  # as bright as nothing beside it
-            self._wanted = None
-            shown = (shown_frames(chunk) / counts(chunk.frames)).astype(np.float32)
-            return Reflection(self, chunk, Wanted(chunk.means, None, chunk.fields, shown))
-        before, self._wanted = self._wanted, chunk.means[-1].copy()
-        return Reflection(self, chunk, Wanted(chunk.means, before, chunk.fields))
+        before, shown = self._wanted, None
+        self._remember_wanted(chunk)
+        if chunk.light is not None:
+            before, shown = None, (shown_frames(chunk) / counts(chunk.frames)).astype(np.float32)
+        return Reflection(self, chunk, Wanted(chunk.means, before, chunk.fields, shown))
 
     def following(self, chunk: LatentChunk) -> int:
         """How many latent frames come after a chunk before the coder starts fresh, or the video is expected
@@ -95,10 +94,14 @@ class Mirror:
 
     def skip(self, chunk: LatentChunk) -> None:
         """Remember the frames of such a chunk as they were."""
-        assert chunk.means is not None
-        self._wanted = None if chunk.light is not None else chunk.means[-1].copy()
+        self._remember_wanted(chunk)
         if self.size is not None:
             self.sources(chunk)
+
+    def _remember_wanted(self, chunk: LatentChunk) -> None:
+        """The last picture of a chunk, if it is as bright as what comes after."""
+        assert chunk.means is not None
+        self._wanted = chunk.means[-1].copy() if chunk.light is None else None
 
     def pieces(self, chunk: LatentChunk, *, refines: bool = True) -> Pieces:
         """Pictures of a chunk, as `Engine.pictures` gives them."""

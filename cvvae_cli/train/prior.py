@@ -111,9 +111,8 @@ class LatentPrior(nn.Module):
         self.strides = strides
         self.later = later
         self.coarse = coarse_passes(strides)
-        numbered = len(FINE + self.coarse)
-        self.order = later_passes(later, numbered) if later else FINE
-        self.farther = tuple(each for each in self.order if each.number >= numbered)
+        self.order = later_passes(later, len(FINE + self.coarse)) if later else FINE
+        self.farther = tuple(each for each in self.order if each.number >= len(FINE))
         self.motion = MotionPrediction(channels)
         self.kind = nn.Parameter(torch.zeros(3, width))
         self.level = nn.Parameter(torch.zeros(ANCHORS, width))

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from bitstream.test_grouped import arrays, chosen, steps_of_symbols
-from bitstream.test_pyramid import places_told_of, second_pass
+from bitstream.test_pyramid import of_first_passes, places_told_of, second_pass
 from tiny import COARSE_TO_FINE, CUTS, LATER_STRIDES, STRIDES
 
 from cvvae_cli.bitstream.anchors import CoarseToFineCoder, PyramidCoder
@@ -97,11 +97,7 @@ def without_later(found):
     """The arrays of a coder that has no passes of its own for later frames."""
     tables = CoarseToFineTables.from_tensors(found)
     count = len(tables.passes) - len(tables.farther)
-    by_pass = ("trunk", "known", "hidden", "head", "head_bias", "head_shift", "linear", "beside")
-    parts = {f"prior.{name}": getattr(tables, name)[:count] for name in by_pass}
-    parts |= {"prior.bias": tables.bias[: 1 + 2 * count], "prior.shift": tables.shift[: 2 + 2 * count]}
-    parts["prior.spread"] = tables.spread[:, :count]
-    return {n: array for n, array in (found | parts).items() if n not in ("prior.later", "prior.far")}
+    return of_first_passes(found, tables, count, "prior.later", "prior.far")
 
 
 def test_unfit_integers_are_refused():

@@ -80,12 +80,16 @@ def test_a_frame_that_goes_on_is_coded_as_without_coarse_passes():
 
 def without_strides(found):
     """The arrays of a coder that has the first four passes alone."""
-    tables = PyramidTables.from_tensors(found)
+    return of_first_passes(found, PyramidTables.from_tensors(found), 4, "prior.strides")
+
+
+def of_first_passes(found, tables, count, *without):
+    """Arrays with the integers of so many passes alone, and without some of them."""
     by_pass = ("trunk", "known", "hidden", "head", "head_bias", "head_shift", "linear", "beside")
-    parts = {f"prior.{name}": getattr(tables, name)[:4] for name in by_pass}
-    parts |= {"prior.bias": tables.bias[:9], "prior.shift": tables.shift[:10]}
-    parts["prior.spread"] = tables.spread[:, :4]
-    return {name: array for name, array in (found | parts).items() if name != "prior.strides"}
+    parts = {f"prior.{name}": getattr(tables, name)[:count] for name in by_pass}
+    parts |= {"prior.bias": tables.bias[: 1 + 2 * count], "prior.shift": tables.shift[: 2 + 2 * count]}
+    parts["prior.spread"] = tables.spread[:, :count]
+    return {name: array for name, array in (found | parts).items() if name not in without}
 
 
 def test_unfit_strides_are_refused():
