@@ -213,10 +213,15 @@ class MotionCoder(PriorCoder):
         yield from ()
         return None
 
-    def search(self, before: Picture, wanted: Tensor) -> np.ndarray:
-        """Vectors int32 (2, rows, columns) from the picture of a latent frame to the next frame (h, w, C)."""
+    def search(self, before: Picture, wanted: Tensor, starts: tuple[np.ndarray, ...] = ()) -> np.ndarray:
+        """Vectors int32 (2, rows, columns) from the picture of a latent frame to the next frame (h, w, C).
+
+        `starts`: such fields, near which they may be.
+        """
         source, target = (p.luma[0] * 0.5**PIXEL_BITS for p in (before, self.motion.picture_of(wanted)))
-        field: np.ndarray = search(source, target, vector_price(self.level))[0].to("cpu", torch.int32).numpy()
+        near = tuple(torch.from_numpy(each).to(self.device, torch.int64)[None] for each in starts)
+        found = search(source, target, vector_price(self.level), near)[0]
+        field: np.ndarray = found.to("cpu", torch.int32).numpy()
         return field
 
     def field(

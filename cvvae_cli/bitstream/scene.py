@@ -18,6 +18,7 @@ from cvvae_cli.bitstream.vectors import BLOCK, LARGEST, Finder, search
 from cvvae_cli.flow.align import LUMA_WEIGHTS
 from cvvae_cli.flow.estimate import LEAST_DRAWN, VISIBLE, is_far_better
 from cvvae_cli.flow.field import GROUP, UNIT
+from cvvae_cli.flow.shift import shift_between
 from cvvae_cli.types import DETAIL_BITS, LEVELS, Wanted
 
 LEAST_HIDDEN = 1 / 16  # of the pixels of a chunk
@@ -38,15 +39,30 @@ class Scene:
         self.seen: np.ndarray | None = None if wanted.shown is None else wanted.shown[:, None, None]
         self.seen_if_linked: np.ndarray | None = None  # of a first latent frame, if its period is linked
         self.fields: dict[int, np.ndarray] = {}  # the vectors of latent frames, once they are found
+        self._starts: dict[int, tuple[np.ndarray, ...]] = {}
+
+    def starts(self, number: int, rows: int, columns: int) -> tuple[np.ndarray, ...]:
+        """Vectors to a latent frame, int32 (2, rows, columns), if all moves on as its frames do, from a whole
+        group or the first frame of a video; and if the whole picture is shifted."""
+        if number not in self._starts:
+            still = np.zeros((2, rows, columns), np.int32)
+            fields, before = self.wanted.fields, self.before(number)
+            steady = still if fields is None else steady_motion(fields[number], still)
+            found = still if before is None else shift(before, self.wanted.now[number], still)
+            self._starts[number] = steady, steady * (GROUP - 1) // GROUP, found
+        return self._starts[number]
+
+    def before(self, number: int) -> np.ndarray | None:
+        """The picture before a latent frame, if it is known."""
+        return self.wanted.now[number - 1] if number else self.wanted.before
 
     def exactly(self, number: int, field: np.ndarray, price: float) -> np.ndarray:
         """Vectors to a latent frame, int32 (2, rows, columns): others where content moves exactly by them,
         and around. They are `fields` of the scene from then on."""
-        before = self.wanted.now[number - 1] if number else self.wanted.before
+        before = self.before(number)
         if before is not None:
-            within, after = self.wanted.fields, self.wanted.now[number]
-            steady = np.zeros_like(field) if within is None else steady_motion(within[number], field)
-            field = exact(before, after, field, steady, price, searches=self.searches)
+            after, starts = self.wanted.now[number], self.starts(number, *field.shape[1:])
+            field = exact(before, after, field, starts, price, searches=self.searches)
         elif self.seen_if_linked is not None:  # hidden latents tell nothing of motion
             seen = torch.from_numpy(self.seen_if_linked)
             shares = functional.avg_pool2d(seen, BLOCK, ceil_mode=True)[0].numpy()
@@ -79,27 +95,26 @@ def exact(
     before: np.ndarray,
     after: np.ndarray,
     field: np.ndarray,
-    steady: np.ndarray,
+    starts: tuple[np.ndarray, ...],
     price: float,
     *,
     searches: bool,
 ) -> np.ndarray:
     """The vectors of a field, or those of pictures (3, H, W) where they are far better, and around.
 
-    Those of a `steady` motion are tried, from a whole group or from the first frame of a video. Where that
-    tells something, or with `searches`, others are looked for, and what most blocks move by is tried
-    everywhere: lines of text look alike.
+    Those of `starts` are tried. Where that tells something, or with `searches`, others are looked for, and
+    what most blocks move by is tried everywhere: lines of text look alike.
     """
     source, target = (brightness(picture)[None] for picture in (before, after))
     finder = Finder(source, target, LARGEST + 1)
-    given, *others = (torch.from_numpy(each)[None].long() for each in (field, steady, steady * 3 // GROUP))
+    given, *others = (torch.from_numpy(each)[None].long() for each in (field, *starts))
     errors = finder.errors(given)
     found, least = given, errors
     for other in others:
         found, least = better(found, least, other, finder)
     if not searches and not is_drawn(least, errors):
         return field
-    found, least = better(found, least, search(source, target, price), finder)
+    found, least = better(found, least, search(source, target, price, tuple(others)), finder)
     if not is_drawn(least, errors):
         return field
     kinds, counts = torch.unique(
@@ -147,6 +162,13 @@ def steady_motion(fields: np.ndarray, like: np.ndarray) -> np.ndarray:
     blocks = functional.adaptive_avg_pool2d(step, like.shape[1:])[0]
     vectors: np.ndarray = blocks.round().clamp(-LARGEST, LARGEST).to(torch.int32).numpy()
     return vectors
+
+
+def shift(before: np.ndarray, after: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """The one vector by which most of a picture (3, H, W) moves to another, for all blocks, int32."""
+    target, source = (brightness(picture)[None] for picture in (after, before))
+    found = -shift_between(target, source, LARGEST)[0].to(torch.int32)
+    return np.broadcast_to(found.numpy()[:, None, None], like.shape).copy()
 
 
 def brightness(picture: np.ndarray) -> Tensor:

@@ -16,10 +16,12 @@ from torch.nn import functional
 CELL = 8  # pixels of a latent position
 BLOCK = 4  # latent positions of a block
 FRAMES = 4  # of a group
-REACH = 6  # of the first search, in latent positions
+NEAR_REACH, REACH = 6, 14  # of the first search, in latent positions: what is near is found more surely
 LARGEST = 127  # pixels, that a file may hold
-MARGIN = 64  # pixels around a picture, more than any vector that `search` finds
 AREAS = ((4, (4, 2, 1)), (2, (2, 1)), (1, (2, 1)))  # sizes in blocks, and steps in pixels around the best
+NEAR = 8  # pixels that are no distance between vectors
+PRICE_OF_DOUBLING = 2  # of that distance down or right, in prices of a vector
+MARGIN = LARGEST + 5  # pixels around a picture, more than any vector that `search` looks at
 SURROUNDINGS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -74,28 +76,58 @@ def spread(areas: Tensor, size: int, shape: torch.Size) -> Tensor:
 
 
 @torch.no_grad()
-def search(source: Tensor, target: Tensor, price: float) -> Tensor:
+def search(source: Tensor, target: Tensor, price: float, starts: tuple[Tensor, ...] = ()) -> Tensor:
     """Vectors int64 (N, 2, rows, columns) that turn pictures `source` into `target`, both (N, H, W).
 
     Large areas first, then their quarters and the quarters of those: an area gets a vector of its own where
-    that lowers the squared differences, as a sum over blocks of their means, by more than `price`. Last,
-    blocks take over vectors of neighbours, a quarter of the price for each that they then agree with.
+    that lowers the squared differences, as a sum over blocks of their means, by more than `price`, more where
+    it is far from the one that it had. Last, blocks take over vectors of neighbours, a quarter of the price
+    for each that they then agree with.
+
+    Areas look for theirs around the best of coarse pictures, and around those of `starts`, fields like what
+    comes back: two pictures alone hardly tell how what is far away has moved.
     """
     finder = Finder(source, target)
     coarse = _coarse(source, target)
     field = torch.zeros_like(_best_of(coarse, 1))
     best = finder.errors(field)
     for size, steps in AREAS:
-        start = _best_of(coarse, size)
-        start, errors = _better(start, finder.errors(start), field, best, size)
-        for step in steps:
-            middle, places = start, finder.places(start)
-            for down, right in SURROUNDINGS:
-                offset = torch.tensor([down * step, right * step], device=field.device).view(1, 2, 1, 1)
-                there = finder.errors_at(places - step * (down * finder.width + right))
-                start, errors = _better(start, errors, middle + offset, there, size)
-        field, best = _better(field, best, start, errors, size, price)
+        before, errors_before, total = field, best, best
+        seen = (_best_of(coarse, size, reach) for reach in (NEAR_REACH, REACH))
+        for start in (*seen, *(_mean_of(each, size) for each in starts)):
+            found, errors = _better(start, finder.errors(start), before, errors_before, size)
+            found, errors = _refined(found, errors, finder, size, steps)
+            dearer = errors + price / size**2 * _prices(found, before)
+            is_better = _is_better(dearer, total, size)
+            field = torch.where(is_better[:, None], found, field)
+            best, total = (torch.where(is_better, *pair) for pair in ((errors, best), (dearer, total)))
     return _settled(field, best, finder, price / 4)
+
+
+def _refined(
+    field: Tensor, errors: Tensor, finder: Finder, size: int, steps: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """A field and its errors, after each area of `size` x `size` blocks took better vectors from around."""
+    for step in steps:
+        middle, places = field, finder.places(field)
+        for down, right in SURROUNDINGS:
+            there = middle + torch.tensor([down * step, right * step], device=field.device).view(1, 2, 1, 1)
+            errors_there = finder.errors_at(places - step * (down * finder.width + right))
+            errors_there.masked_fill_((there.abs() > LARGEST).any(1), torch.inf)
+            field, errors = _better(field, errors, there, errors_there, size)
+    return field, errors
+
+
+def _prices(field: Tensor, other: Tensor) -> Tensor:
+    """How many times the price vectors cost where those of another field were: (N, rows, columns)."""
+    doublings = torch.log2(1 + (field - other).abs() / NEAR).sum(1)
+    return doublings.mul_(PRICE_OF_DOUBLING).add_(1)
+
+
+def _mean_of(field: Tensor, size: int) -> Tensor:
+    """Of areas of `size` x `size` blocks, the mean of their vectors."""
+    mean = functional.avg_pool2d(field.float(), size, ceil_mode=True).round_().to(field.dtype)
+    return spread(mean, size, field.shape[2:])
 
 
 def _settled(field: Tensor, best: Tensor, finder: Finder, price: float) -> Tensor:
@@ -115,17 +147,24 @@ def _settled(field: Tensor, best: Tensor, finder: Finder, price: float) -> Tenso
 
 
 def _better(
-    field: Tensor, best: Tensor, candidate: Tensor, errors: Tensor, size: int, price: float = 0.0
+    field: Tensor, best: Tensor, candidate: Tensor, errors: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
     """Of two fields and their errors, the better for each area of `size` x `size` blocks."""
-    gain = functional.avg_pool2d((best - errors)[:, None], size, ceil_mode=True) * size**2
-    better = spread((gain > price).to(best.dtype), size, best.shape[1:])
-    better = better[:, 0] > 0
+    better = _is_better(errors, best, size)
     return torch.where(better[:, None], candidate, field), torch.where(better, errors, best)
 
 
+def _is_better(errors: Tensor, best: Tensor, size: int) -> Tensor:
+    """Which blocks (N, rows, columns) lie in an area whose errors are smaller."""
+    gain = functional.avg_pool2d((best - errors)[:, None], size, ceil_mode=True)
+    return spread((gain > 0).to(best.dtype), size, best.shape[1:])[:, 0] > 0
+
+
 def _coarse(source: Tensor, target: Tensor) -> Tensor:
-    """Squared differences of the means of latent positions, of each block: (N, vectors, rows, columns)."""
+    """Squared differences of the means of latent positions, of each block: (N, down, right, rows, columns).
+
+    Vectors go from -REACH to REACH in both directions.
+    """
     low, goal = (functional.avg_pool2d(x[:, None], CELL) for x in (source, target))
     h, w = low.shape[2:]
     padded = functional.pad(low, (REACH,) * 4, mode="replicate")
@@ -134,15 +173,18 @@ def _coarse(source: Tensor, target: Tensor) -> Tensor:
         for y in range(2 * REACH, -1, -1)
         for x in range(2 * REACH, -1, -1)
     ]
-    return torch.cat(differences, 1)
-
-
-def _best_of(coarse: Tensor, size: int) -> Tensor:
-    """The best vectors for areas of `size` x `size` blocks, (N, 2, rows, columns)."""
-    number = functional.avg_pool2d(coarse, size, ceil_mode=True).argmin(1, keepdim=True)
-    number = spread(number, size, coarse.shape[2:])
     side = 2 * REACH + 1
-    return torch.cat([number // side - REACH, number % side - REACH], 1) * CELL
+    return torch.stack(differences, 1).view(len(low), side, side, *differences[0].shape[2:])
+
+
+def _best_of(coarse: Tensor, size: int, reach: int = REACH) -> Tensor:
+    """The best vectors for areas of `size` x `size` blocks, up to `reach`, (N, 2, rows, columns)."""
+    inside = slice(REACH - reach, REACH + reach + 1)
+    near = coarse[:, inside, inside].flatten(1, 2)
+    number = functional.avg_pool2d(near, size, ceil_mode=True).argmin(1, keepdim=True)
+    number = spread(number, size, near.shape[2:])
+    side = 2 * reach + 1
+    return torch.cat([number // side - reach, number % side - reach], 1) * CELL
 
 
 class Finder:

@@ -250,7 +250,7 @@ def test_vectors_follow_lines_that_look_alike(down):
     before, after = wide[:, 120:312], wide[:, 120 - down : 312 - down]
     field = np.zeros((2, 6, 6), np.int32)
     steady = np.broadcast_to(np.array([down, 0])[:, None, None], field.shape).astype(np.int32)
-    found = exact(before, after, field, steady, 0.005, searches=False)
+    found = exact(before, after, field, (steady,), 0.005, searches=False)
     inside = [row for row in range(1, 5) if 0 <= 32 * row - down <= 192 - 32]
     assert inside
     assert (found[:, inside] == steady[:, inside]).all()
@@ -260,7 +260,7 @@ def test_vectors_stay_where_nothing_moves_exactly():
     rng = np.random.default_rng(0)
     before, after = rng.uniform(-1, 1, (2, 3, 96, 96)).astype(np.float32)
     field = rng.integers(-5, 5, (2, 3, 3)).astype(np.int32)
-    assert np.array_equal(exact(before, after, field, np.zeros_like(field), 0.005, searches=True), field)
+    assert np.array_equal(exact(before, after, field, (np.zeros_like(field),), 0.005, searches=True), field)
 
 
 def test_the_way_from_group_to_group_by_that_within():
@@ -272,6 +272,31 @@ def test_the_way_from_group_to_group_by_that_within():
     assert vectors.dtype == np.int32
     assert (vectors[0] == -20).all()
     assert vectors[1].tolist() == [[0, 4, 8]] * 2
+
+
+@pytest.mark.parametrize("down", [-90, -54, 54, 90])
+def test_a_page_that_jumps_is_followed(down):
+    wide = np.concatenate([lines(260, 192, seed) for seed in (1, 2)], 1)
+    now = np.stack([wide[:, 130:322], wide[:, 130 - down : 322 - down]])
+    known = Scene(Wanted(now, None, np.zeros((2, 3, 2, 12, 12), np.int16)), None)
+    field = np.zeros((2, 6, 6), np.int32)
+    assert not any(start.any() for start in known.starts(0, 6, 6))  # nothing is known before it
+    assert [start[:, 0, 0].tolist() for start in known.starts(1, 6, 6)] == [[0, 0], [0, 0], [down, 0]]
+    found = known.exactly(1, field, 0.005)
+    inside = [row for row in range(1, 5) if 0 <= 32 * row - down <= 192 - 32]
+    assert inside
+    assert (found[0, inside] == down).all()
+    assert (found[1, inside] == 0).all()
+
+
+def test_motion_within_a_group_says_where_vectors_may_begin():
+    fields = np.zeros((2, 3, 2, 6, 6), np.int16)
+    fields[1, :, 1] = np.array([2, 1, -1])[:, None, None] * UNIT * 6
+    known = Scene(Wanted(np.zeros((2, 3, 96, 96), np.float32), None, fields), None)
+    whole, first, _ = known.starts(1, 3, 3)
+    assert (whole == np.array([0, 24])[:, None, None]).all()
+    assert (first == np.array([0, 18])[:, None, None]).all()
+    assert known.starts(1, 3, 3) is known.starts(1, 3, 3)
 
 
 def test_a_scene_gives_the_same_vectors_ever_after():

@@ -12,7 +12,7 @@ from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.motion import MotionCoder, MotionTables, field_passes, vector_price
 from cvvae_cli.bitstream.quantize import Quantizer
 from cvvae_cli.bitstream.residuals import Beside, Plan
-from cvvae_cli.bitstream.vectors import BLOCK, CELL, Moving, search, still
+from cvvae_cli.bitstream.vectors import BLOCK, CELL, LARGEST, Moving, search, still
 from cvvae_cli.errors import CorruptFileError, WeightsError
 from cvvae_cli.models.registry import Weights, find_model
 from cvvae_cli.train.aligned import onto_references
@@ -38,6 +38,43 @@ def test_the_search_finds_how_far_a_picture_moved(vector):
     field = search(source, shifted(source, *vector), 0.01)[0]
     inside = field[:, 1:-1, 2:-2]  # at the edges, what came in is unknown
     assert (inside == torch.tensor(vector)[:, None, None]).all()
+
+
+def test_the_search_finds_what_moved_far():
+    source = picture(160, 480)
+    field = search(source, shifted(source, -3, 104), 0.01)[0]
+    assert (field[:, 1:-1, 4:-1] == torch.tensor([-3, 104])[:, None, None]).all()
+
+
+def test_areas_begin_from_what_is_given_too():
+    """Noise as fine as this is nothing like itself two pixels beside, so the best of its means are chance."""
+    torch.manual_seed(3)
+    source = torch.rand(1, 160, 320) * 2 - 1
+    target = shifted(source, 21, -13)
+    near = torch.tensor([20, -12]).view(1, 2, 1, 1).expand(1, 2, 5, 10)
+    right = torch.tensor([21, -13]).view(1, 2, 1, 1)
+    found = (search(source, target, 0.01, starts) for starts in ((), (near,)))
+    shares = [(field == right).all(1).float().mean() for field in found]
+    assert shares[0] < 0.5
+    assert shares[1] > 0.8
+
+
+def test_no_vector_is_longer_than_a_file_may_hold():
+    source = picture(160, 480)
+    start = torch.tensor([0, LARGEST]).view(1, 2, 1, 1).expand(1, 2, 5, 15)
+    for beyond in (3, 7):
+        field = search(source, shifted(source, 0, LARGEST + beyond), 1e-9, (start,))
+        assert field.abs().max() <= LARGEST
+
+
+def test_vectors_far_from_others_cost_more():
+    source = picture(160, 480)
+    prices = [0.02 * 1.3**k for k in range(30)]
+    dearest = []
+    for right in (5, 101):
+        target = torch.cat([source[:, :96], shifted(source, 0, right)[:, 96:]], 1)
+        dearest.append(max(price for price in prices if search(source, target, price).any()))
+    assert 0 < dearest[1] < dearest[0] / 2
 
 
 def test_parts_of_a_picture_have_vectors_of_their_own():
