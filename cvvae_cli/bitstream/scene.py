@@ -43,13 +43,14 @@ class Scene:
 
     def starts(self, number: int, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Vectors to a latent frame, int32 (2, rows, columns), if all moves on as its frames do, from a whole
-        group or the first frame of a video; and if the whole picture is shifted."""
+        group or the first frame of a video; and if the whole picture is shifted. No two of them are alike."""
         if number not in self._starts:
             still = np.zeros((2, rows, columns), np.int32)
             fields, before = self.wanted.fields, self.before(number)
             steady = still if fields is None else steady_motion(fields[number], still)
-            found = still if before is None else shift(before, self.wanted.now[number], still)
-            self._starts[number] = steady, steady * (GROUP - 1) // GROUP, found
+            shifted = still if before is None else shift(before, self.wanted.now[number], still)
+            found = {each.tobytes(): each for each in (steady, steady * (GROUP - 1) // GROUP, shifted)}
+            self._starts[number] = tuple(found.values())
         return self._starts[number]
 
     def before(self, number: int) -> np.ndarray | None:
