@@ -89,11 +89,12 @@ def search(source: Tensor, target: Tensor, price: float, starts: tuple[Tensor, .
     """
     finder = Finder(source, target)
     coarse = _coarse(source, target)
-    field = torch.zeros_like(_best_of(coarse, 1))
+    reaches = sorted({NEAR_REACH, coarse.shape[1] // 2})
+    field = torch.zeros_like(_best_of(coarse, 1, NEAR_REACH))
     best = finder.errors(field)
     for size, steps in AREAS:
         before, errors_before, total = field, best, best
-        seen = (_best_of(coarse, size, reach) for reach in (NEAR_REACH, REACH))
+        seen = (_best_of(coarse, size, reach) for reach in reaches)
         for start in (*seen, *(_mean_of(each, size) for each in starts)):
             found, errors = _better(start, finder.errors(start), before, errors_before, size)
             found, errors = _refined(found, errors, finder, size, steps)
@@ -108,13 +109,14 @@ def _refined(
     field: Tensor, errors: Tensor, finder: Finder, size: int, steps: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     """A field and its errors, after each area of `size` x `size` blocks took better vectors from around."""
+    around = torch.tensor(SURROUNDINGS, device=field.device)
     for step in steps:
-        middle, places = field, finder.places(field)
-        for down, right in SURROUNDINGS:
-            there = middle + torch.tensor([down * step, right * step], device=field.device).view(1, 2, 1, 1)
-            errors_there = finder.errors_at(places - step * (down * finder.width + right))
-            errors_there.masked_fill_((there.abs() > LARGEST).any(1), torch.inf)
-            field, errors = _better(field, errors, there, errors_there, size)
+        candidates = field + step * around.view(-1, 1, 2, 1, 1)
+        steps_there = step * (around[:, 0] * finder.width + around[:, 1]).view(-1, 1, 1, 1)
+        errors_there = finder.errors_at(finder.places(field) - steps_there)
+        errors_there.masked_fill_((candidates.abs() > LARGEST).any(2), torch.inf)
+        for candidate, errors_of_it in zip(candidates, errors_there, strict=True):
+            field, errors = _better(field, errors, candidate, errors_of_it, size)
     return field, errors
 
 
@@ -156,30 +158,34 @@ def _better(
 
 def _is_better(errors: Tensor, best: Tensor, size: int) -> Tensor:
     """Which blocks (N, rows, columns) lie in an area whose errors are smaller."""
+    if size == 1:
+        return errors < best
     gain = functional.avg_pool2d((best - errors)[:, None], size, ceil_mode=True)
-    return spread((gain > 0).to(best.dtype), size, best.shape[1:])[:, 0] > 0
+    return spread(gain > 0, size, best.shape[1:])[:, 0]
 
 
 def _coarse(source: Tensor, target: Tensor) -> Tensor:
     """Squared differences of the means of latent positions, of each block: (N, down, right, rows, columns).
 
-    Vectors go from -REACH to REACH in both directions.
+    Vectors go up to REACH in all directions, in small pictures as far as they are long.
     """
     low, goal = (functional.avg_pool2d(x[:, None], CELL) for x in (source, target))
     h, w = low.shape[2:]
-    padded = functional.pad(low, (REACH,) * 4, mode="replicate")
+    reach = min(REACH, max(NEAR_REACH, h, w))
+    padded = functional.pad(low, (reach,) * 4, mode="replicate")
+    side = 2 * reach + 1
     differences = [
         functional.avg_pool2d((padded[:, :, y : y + h, x : x + w] - goal).square(), BLOCK, ceil_mode=True)
-        for y in range(2 * REACH, -1, -1)
-        for x in range(2 * REACH, -1, -1)
+        for y in reversed(range(side))
+        for x in reversed(range(side))
     ]
-    side = 2 * REACH + 1
     return torch.stack(differences, 1).view(len(low), side, side, *differences[0].shape[2:])
 
 
-def _best_of(coarse: Tensor, size: int, reach: int = REACH) -> Tensor:
+def _best_of(coarse: Tensor, size: int, reach: int) -> Tensor:
     """The best vectors for areas of `size` x `size` blocks, up to `reach`, (N, 2, rows, columns)."""
-    inside = slice(REACH - reach, REACH + reach + 1)
+    middle = coarse.shape[1] // 2
+    inside = slice(middle - reach, middle + reach + 1)
     near = coarse[:, inside, inside].flatten(1, 2)
     number = functional.avg_pool2d(near, size, ceil_mode=True).argmin(1, keepdim=True)
     number = spread(number, size, near.shape[2:])
@@ -213,9 +219,11 @@ class Finder:
         return self.errors_at(self.places(vectors))
 
     def errors_at(self, places: Tensor) -> Tensor:
-        there = self.source.gather(1, places.flatten(1)).view(places.shape)
+        """(..., N, H/2, W/2) → (..., N, rows, columns)."""
+        there = self.source.expand(*places.shape[:-2], -1).gather(-1, places.flatten(-2)).view(places.shape)
         squares = there.sub_(self.target).square_()
-        return functional.avg_pool2d(squares[:, None], BLOCK * CELL // 2, ceil_mode=True)[:, 0]
+        errors = functional.avg_pool2d(squares.flatten(0, -3)[:, None], BLOCK * CELL // 2, ceil_mode=True)
+        return errors.view(*places.shape[:-2], *errors.shape[2:])
 
 
 def _neighbour(field: Tensor, down: int, right: int) -> Tensor:
