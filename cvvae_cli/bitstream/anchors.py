@@ -187,15 +187,16 @@ class PaintedCoder(CorrectedCoder):
         yield from super().predictions(shape, past, wanted, is_aligned=is_aligned)
         self._number += 1
 
-    def search(self, before: Picture, wanted: Tensor, starts: tuple[np.ndarray, ...] = ()) -> np.ndarray:
+    def search(self, before: Picture, wanted: Tensor) -> np.ndarray:
         if self.scene is None:
-            return super().search(before, wanted, starts)
+            return super().search(before, wanted)
         known = self.scene.fields.get(self._number)
         if known is not None:
             return known
-        rows, columns = (-(-length // BLOCK) for length in wanted.shape[:2])
-        found = super().search(before, wanted, (*starts, *self.scene.starts(self._number, rows, columns)))
-        return self.scene.exactly(self._number, found, vector_price(self.level))
+        return self.scene.exactly(self._number, super().search(before, wanted), vector_price(self.level))
+
+    def starts(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
+        return () if self.scene is None else self.scene.starts(self._number, rows, columns)
 
     def seen(self, count: int) -> np.ndarray | None:
         return None if self.scene is None or self.scene.seen is None else self.scene.seen[:count]

@@ -213,16 +213,18 @@ class MotionCoder(PriorCoder):
         yield from ()
         return None
 
-    def search(self, before: Picture, wanted: Tensor, starts: tuple[np.ndarray, ...] = ()) -> np.ndarray:
-        """Vectors int32 (2, rows, columns) from the picture of a latent frame to the next frame (h, w, C).
-
-        `starts`: such fields, near which they may be.
-        """
+    def search(self, before: Picture, wanted: Tensor) -> np.ndarray:
+        """Vectors int32 (2, rows, columns) from the picture of a latent frame to the next frame (h, w, C)."""
         source, target = (p.luma[0] * 0.5**PIXEL_BITS for p in (before, self.motion.picture_of(wanted)))
-        near = tuple(torch.from_numpy(each).to(self.device, torch.int64)[None] for each in starts)
-        found = search(source, target, vector_price(self.level), near)[0]
+        rows, columns = (-(-length // BLOCK) for length in wanted.shape[:2])
+        starts = (torch.from_numpy(each).to(self.device, torch.int64) for each in self.starts(rows, columns))
+        found = search(source, target, vector_price(self.level), tuple(each[None] for each in starts))[0]
         field: np.ndarray = found.to("cpu", torch.int32).numpy()
         return field
+
+    def starts(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
+        """Fields (2, rows, columns) of vectors, near which those of the frame that is encoded may be."""
+        return ()
 
     def field(
         self, h: int, w: int, chosen: np.ndarray | None

@@ -107,7 +107,7 @@ def exact(
     what most blocks move by is tried everywhere: lines of text look alike.
     """
     source, target = (brightness(picture)[None] for picture in (before, after))
-    finder = Finder(source, target, LARGEST + 1)
+    finder = Finder(source, target)
     given, *others = (torch.from_numpy(each)[None].long() for each in (field, *starts))
     errors = finder.errors(given)
     found, least = given, errors

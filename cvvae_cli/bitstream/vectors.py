@@ -90,7 +90,7 @@ def search(source: Tensor, target: Tensor, price: float, starts: tuple[Tensor, .
     finder = Finder(source, target)
     coarse = _coarse(source, target)
     reaches = sorted({NEAR_REACH, coarse.shape[1] // 2})
-    field = torch.zeros_like(_best_of(coarse, 1, NEAR_REACH))
+    field = torch.zeros(len(coarse), 2, *coarse.shape[3:], dtype=torch.int64, device=coarse.device)
     best = finder.errors(field)
     for size, steps in AREAS:
         before, errors_before, total = field, best, best
@@ -199,15 +199,14 @@ class Finder:
     The source is kept flat, with a margin in which it goes on as its edge: to move is to subtract.
     """
 
-    def __init__(self, source: Tensor, target: Tensor, margin: int = MARGIN) -> None:
-        """`margin`: pixels around a picture, more than any vector that will be asked for."""
+    def __init__(self, source: Tensor, target: Tensor) -> None:
         h, w = source.shape[1:]
-        padded = functional.pad(source[:, None], (margin,) * 4, mode="replicate")
+        padded = functional.pad(source[:, None], (MARGIN,) * 4, mode="replicate")
         self.width = padded.shape[3]
         self.source = padded.flatten(1)
         self.target = target[:, ::2, ::2]
-        rows = torch.arange(margin, margin + h, 2, device=source.device)
-        self.own = rows[:, None] * self.width + torch.arange(margin, margin + w, 2, device=source.device)
+        rows = torch.arange(MARGIN, MARGIN + h, 2, device=source.device)
+        self.own = rows[:, None] * self.width + torch.arange(MARGIN, MARGIN + w, 2, device=source.device)
 
     def places(self, vectors: Tensor) -> Tensor:
         """Where the pixels come from that vectors (N, 2, rows, columns) move: (N, H/2, W/2)."""
