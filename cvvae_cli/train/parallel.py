@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable
 
@@ -25,11 +26,15 @@ def join_processes(device: torch.device) -> torch.device:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
+        # torch imports it at the first step of an optimizer, and default arguments of its functions then keep
+        # the group of that time for ever: its threads would not end in `leave_processes`.
+        importlib.import_module("torch.distributed.nn.functional")
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
 
 
 def leave_processes() -> None:
+    """Part from the others. The group's threads end here: one that lives at exit can abort its process."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

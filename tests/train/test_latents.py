@@ -191,6 +191,8 @@ def test_two_processes_are_one_with_the_doubled_batch(config, tmp_path):
         "torch.set_num_threads(1)\n"
         "config = config_from_dict(json.loads(Path(sys.argv[1]).read_text()))\n"
         "train(config, Path(sys.argv[2]), torch.device('cpu'), on_log=lambda line: None)\n"
+        "tasks = Path('/proc/self/task').glob('*/comm')\n"
+        "assert not [name for name in (t.read_text() for t in tasks) if 'gloo' in name]\n"
     )
     (tmp_path / "go.py").write_text(script)
     (tmp_path / "recipe.json").write_text(json.dumps(values))
