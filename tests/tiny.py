@@ -20,7 +20,9 @@ from cvvae_cli.access import decode_frames
 from cvvae_cli.bitstream.correction_choice import encode_left
 from cvvae_cli.bitstream.corrections import CorrectionCoder
 from cvvae_cli.bitstream.detail import Choose, DetailCoder, Memory
+from cvvae_cli.bitstream.motion import Picture
 from cvvae_cli.bitstream.quantize import Quantizer
+from cvvae_cli.bitstream.vectors import BLOCK
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.device import choose_placement
@@ -59,6 +61,8 @@ PYRAMID = GROUPED + 1  # and of the one whose first frames are coded from coarse
 STRIDES = (4, 2, 1)  # of their passes
 COARSE_TO_FINE = PYRAMID + 1  # and of the one whose other frames are, too
 LATER_STRIDES = (4, 2, 1)  # of the passes of those
+REACHING = COARSE_TO_FINE + 1  # and of the one whose vectors reach farther
+REACH = 300  # pixels
 FILES = {
     FILLED: REFINED,
     CORRECTED: JOINED,
@@ -72,6 +76,7 @@ LATER = {
     GROUPED: "prior-11",
     PYRAMID: "prior-12",
     COARSE_TO_FINE: "prior-13",
+    REACHING: "prior-14",
 }  # coders that the names of tiny models do not tell
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
@@ -85,7 +90,7 @@ def tiny_spec(number: int = 1) -> ModelSpec:
     The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner, tiny-10
     is tiny-9 that fills borders, tiny-11 fills them too and has another refiner, tiny-12 a joiner as well.
     tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`, tiny-15 with `prior-10`; tiny-16 to
-    tiny-18 have integers of their own, of `prior-11` to `prior-13`.
+    tiny-18 have integers of their own, of `prior-11` to `prior-13`. tiny-19 is tiny-18 with `prior-14`.
     """
     name, file = f"tiny-{number}", f"tiny-{FILES.get(number, number)}.safetensors"
     data = (GOLDEN / file).read_bytes()
@@ -407,12 +412,23 @@ def make_grouped_weights(
     (GOLDEN / f"tiny-{number}.safetensors").write_bytes(save(arrays, metadata))
 
 
+def make_reaching_weights() -> None:
+    """tiny-19: tiny-18 whose vectors go up to REACH."""
+    register_all()
+    arrays = load_file(GOLDEN / f"tiny-{COARSE_TO_FINE}.safetensors")
+    arrays["prior.reach"] = np.array([REACH], np.uint16)
+    metadata = {
+        "model": f"tiny-{REACHING}",
+        "base": "tiny-8",
+        "config": json.dumps(Weights(tiny_spec(JOINED)).config),
+    }
+    (GOLDEN / f"tiny-{REACHING}.safetensors").write_bytes(save(arrays, metadata))
+
+
 def register_all() -> None:
     from cvvae_cli import store
 
-    numbers = (
-        n for n in range(1, COARSE_TO_FINE + 1) if (GOLDEN / f"tiny-{FILES.get(n, n)}.safetensors").exists()
-    )
+    numbers = (n for n in range(1, REACHING + 1) if (GOLDEN / f"tiny-{FILES.get(n, n)}.safetensors").exists())
     MODELS.update({f"tiny-{n}": tiny_spec(n) for n in numbers})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
 
@@ -432,6 +448,7 @@ GOLDENS = {
     "v1.0-grouped": {"model": f"tiny-{GROUPED}", "quality": 8.5},
     "v1.0-pyramid": {"model": f"tiny-{PYRAMID}", "quality": 8.5},
     "v1.0-coarse-to-fine": {"model": f"tiny-{COARSE_TO_FINE}", "quality": 8.5},
+    "v1.0-reaching": {"model": f"tiny-{REACHING}", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
@@ -439,7 +456,7 @@ GOLDENS = {
 def make_goldens(names: Iterable[str] = GOLDENS) -> None:
     """Write golden files of format 1.0, their symbols or latents, and their frames."""
     from cvvae_cli import codec, latents
-    from cvvae_cli.bitstream import cosine_choice
+    from cvvae_cli.bitstream import anchors, cosine_choice
     from cvvae_cli.bitstream.coders import ENTROPY_CODERS
     from cvvae_cli.engine.device import choose_placement
     from cvvae_cli.flow import align, refinement
@@ -452,7 +469,9 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
         options = GOLDENS[name]
         # so that not all is shown, nor corrected, however bad the network
         kind = name.removeprefix("v1.0-")
-        borrows = kind in ("borrowing", "grouped", "pyramid", "coarse-to-fine")
+        borrows = kind in ("borrowing", "grouped", "pyramid", "coarse-to-fine", "reaching")
+        if kind == "reaching":  # any vectors decode
+            anchors.PaintedCoder.search = wild_vectors  # type: ignore[assignment, method-assign]
         price = 5000.0 if borrows or kind == "painted" else cosine_choice.FIRST_PRICE
         cosine_choice.LAST_PRICE = 2000.0 if kind == "corrected" else price
         write_golden_source(
@@ -460,7 +479,7 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
             is_slow=kind in ("linked", "detailed"),
             is_drawn=borrows or kind == "painted",
             changes=(10, 16, 23) if borrows else None,
-            dims=kind == "coarse-to-fine",
+            dims=kind in ("coarse-to-fine", "reaching"),
         )
         golden = GOLDEN / f"{name}.cvl"
         codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))
@@ -478,6 +497,13 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
             values = np.rint(values.transpose(1, 0, 2, 3) / step * one).astype(np.int16)
         np.savez_compressed(GOLDEN / f"{name}.npz", values=values, frames=frames[::EVERY])
         source.unlink()
+
+
+def wild_vectors(_: object, before: Picture, wanted: torch.Tensor) -> np.ndarray:
+    """In place of the search of a coder: vectors of all lengths up to REACH."""
+    rows, columns = (-(-length // BLOCK) for length in wanted.shape[:2])
+    rng = np.random.default_rng(int(before.luma.abs().sum()) % 2**32)
+    return rng.integers(-REACH, REACH + 1, (2, rows, columns)).astype(np.int32)
 
 
 def write_golden_source(
@@ -516,5 +542,5 @@ def write_golden_source(
 
 if __name__ == "__main__":
     # the weights of tiny-6, and so of those after it, are of make_prior_weights; those of tiny-16 to tiny-18
-    # of make_grouped_weights
-    make_goldens(["v1.0-coarse-to-fine"])
+    # of make_grouped_weights, those of tiny-19 of make_reaching_weights
+    make_goldens(["v1.0-reaching"])

@@ -13,7 +13,13 @@ import numpy as np
 from torch import Tensor
 
 from cvvae_cli.bitstream.motion import FRACTION, VECTOR_TABLES, CenteredCoder, Picture, vector_price
-from cvvae_cli.bitstream.prior import CoarseToFineTables, GroupedTables, PyramidTables, as_plane
+from cvvae_cli.bitstream.prior import (
+    CoarseToFineTables,
+    GroupedTables,
+    PyramidTables,
+    ReachingTables,
+    as_plane,
+)
 from cvvae_cli.bitstream.residuals import (
     CENTER,
     Aligned,
@@ -255,4 +261,16 @@ class CoarseToFineCoder(PyramidCoder):
 
     name = "prior-13"
     lights = True
-    tables_kind = CoarseToFineTables
+    tables_kind: type[CoarseToFineTables] = CoarseToFineTables
+
+
+class ReachingCoder(CoarseToFineCoder):
+    """`prior-14` of one quality level: `prior-13` whose vectors may be larger, as its integers say."""
+
+    name = "prior-14"
+    tables_kind: type[ReachingTables] = ReachingTables
+    tables: ReachingTables
+
+    @property
+    def reach(self) -> int:  # type: ignore[override]
+        return int(self.tables.reach[0])

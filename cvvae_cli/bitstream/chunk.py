@@ -379,7 +379,7 @@ class CoderWithPainting(CoderWithCorrections):
             begins = first_latent % self.chunks.period == 0
             # if a period is linked, then to a picture that is not at hand
             wanted = replace(mirrored.wanted, before=None) if begins else mirrored.wanted
-            self.coder.scene = Scene(wanted, None if begins else self._memory)
+            self.coder.scene = Scene(wanted, None if begins else self._memory, self.coder.reach)
             if begins and self._opening is not None:
                 frames = GROUP * self.chunks.period
                 self.coder.scene.remember(self._opening, frames, price_of(self.coder.level))

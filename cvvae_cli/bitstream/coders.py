@@ -21,6 +21,7 @@ from cvvae_cli.bitstream.anchors import (
     LinkedCoder,
     PaintedCoder,
     PyramidCoder,
+    ReachingCoder,
 )
 from cvvae_cli.bitstream.context import PASSES, FrameWalk, PlaneContext
 from cvvae_cli.bitstream.motion import CenteredCoder, MotionCoder
@@ -122,4 +123,5 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-11": GroupedCoder,
     "prior-12": PyramidCoder,
     "prior-13": CoarseToFineCoder,
+    "prior-14": ReachingCoder,
 }

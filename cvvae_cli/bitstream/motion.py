@@ -36,7 +36,7 @@ from cvvae_cli.bitstream.residuals import (
     tables_of,
     tensors_of,
 )
-from cvvae_cli.bitstream.vectors import BLOCK, CELL, FRAMES, Moving, search, still
+from cvvae_cli.bitstream.vectors import BLOCK, CELL, FRAMES, Moving, search, still, useful
 from cvvae_cli.bitstream.vectors import LARGEST as LARGEST_VECTOR
 from cvvae_cli.errors import CorruptFileError, WeightsError
 from cvvae_cli.flow.refinement import Neighbours, between, field_passes
@@ -148,7 +148,9 @@ class Motion:
         if not len(places):
             return expected
         picture = picture or self.picture(before)
-        luma, chroma = Moving(picture.luma, 1, instants), Moving(picture.chroma, 2, instants)
+        reach = int(vectors.abs().max())
+        luma = Moving(picture.luma, 1, instants, reach=reach)
+        chroma = Moving(picture.chroma, 2, instants, reach=reach)
         weights = self.weights[instants]
         for piece in torch.split(places, PIECE):  # so that memory does not grow with the picture
             cells = piece.unbind(1)
@@ -167,6 +169,7 @@ class MotionCoder(PriorCoder):
 
     name = "prior-2"
     fraction = FRACTION
+    reach = LARGEST_VECTOR  # pixels: the largest vector, down or right
 
     def __init__(self, tables: PriorTables, motion: MotionTables, level: int, device: str = "cpu") -> None:
         super().__init__(tables, level, device)
@@ -218,7 +221,9 @@ class MotionCoder(PriorCoder):
         source, target = (p.luma[0] * 0.5**PIXEL_BITS for p in (before, self.motion.picture_of(wanted)))
         rows, columns = (-(-length // BLOCK) for length in wanted.shape[:2])
         starts = (torch.from_numpy(each).to(self.device, torch.int64) for each in self.starts(rows, columns))
-        found = search(source, target, vector_price(self.level), tuple(each[None] for each in starts))[0]
+        largest = useful(self.reach, source.shape[1:])
+        price = vector_price(self.level)
+        found = search(source, target, price, tuple(each[None] for each in starts), largest)[0]
         field: np.ndarray = found.to("cpu", torch.int32).numpy()
         return field
 
@@ -234,7 +239,7 @@ class MotionCoder(PriorCoder):
         for where, neighbours in field_passes(*known.shape[1:]):
             guess = predict_vectors(known, where, neighbours, self.first_other_table)
             known[where] = yield Beside(None if chosen is None else chosen[where]), guess
-            if np.abs(known[where]).max() > LARGEST_VECTOR:
+            if np.abs(known[where]).max() > self.reach:
                 raise CorruptFileError("the motion of a chunk is out of range")
         return known
 

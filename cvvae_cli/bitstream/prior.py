@@ -31,6 +31,7 @@ from cvvae_cli.bitstream.residuals import (
     tables_of,
     tensors_of,
 )
+from cvvae_cli.bitstream.vectors import LARGEST as LARGEST_VECTOR
 from cvvae_cli.errors import CorruptFileError, WeightsError
 
 LARGEST = 255  # activation
@@ -39,6 +40,7 @@ FIRST_LEVEL, LAST_LEVEL = 10, 100  # quality 1 to 10, in tenths
 GATE_CENTER, GATE_BITS = 128, 8
 PRICE = 0.06  # of a bit, in squared cells: saves 3 to 7 % of them at equal PSNR
 FEATURES = 9  # of the linear means: P, P+, P|, PX, Q, C+, C|, CX, and one
+MOST_REACH = 4095  # pixels: of vectors, if the prior says how far they may
 FAR_FEATURES = 3  # of coarse passes of later frames: P+, P|, PX at their stride
 TAPS = {
     0: (),
@@ -144,6 +146,8 @@ class PriorTables:
             raise WeightsError("the prior codes first frames from coarse to fine, and this coder does not")
         if "prior.later" in tensors and not isinstance(tables, CoarseToFineTables):
             raise WeightsError("the prior codes all frames from coarse to fine, and this coder does not")
+        if "prior.reach" in tensors and not isinstance(tables, ReachingTables):
+            raise WeightsError("the prior's vectors reach farther than this coder allows")
         width, channels, count = tables.conv2.shape[1], tables.linear.shape[2], len(tables.passes)
         shapes = {
             "conv1": (9, 2 * channels, width),
@@ -267,6 +271,18 @@ class CoarseToFineTables(PyramidTables):
     @property
     def far_of(self) -> dict[int, np.ndarray]:
         return dict(zip((each.number for each in self.farther), self.far, strict=True))
+
+
+@dataclass(frozen=True)
+class ReachingTables(CoarseToFineTables):
+    """The integers of `prior-14`: vectors may be larger than before."""
+
+    reach: np.ndarray  # uint16 (1,): the largest, down or right, in pixels
+
+    def check(self) -> None:
+        super().check()
+        if self.reach.shape != (1,) or not LARGEST_VECTOR <= self.reach[0] <= MOST_REACH:
+            raise WeightsError("the prior's weights are damaged")
 
 
 def at_level(rows: np.ndarray, kind: int, level: int) -> np.ndarray:

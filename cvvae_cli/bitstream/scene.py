@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from cvvae_cli.bitstream.cosines import COLOURS, SIDE, in_blocks, over_pixels, turned
 from cvvae_cli.bitstream.detail import Memory
-from cvvae_cli.bitstream.vectors import BLOCK, LARGEST, Finder, search
+from cvvae_cli.bitstream.vectors import BLOCK, LARGEST, Finder, search, useful
 from cvvae_cli.flow.align import LUMA_WEIGHTS
 from cvvae_cli.flow.estimate import LEAST_DRAWN, VISIBLE, is_far_better
 from cvvae_cli.flow.field import GROUP, UNIT
@@ -31,9 +31,10 @@ WEIGHTS = ((1, 2, 1), (2, 4, 2), (1, 2, 1))  # of the pixels of a position and o
 class Scene:
     """Of a chunk that is encoded."""
 
-    def __init__(self, wanted: Wanted, memory: Memory | None) -> None:
-        """With what is remembered before it; None where a period begins."""
+    def __init__(self, wanted: Wanted, memory: Memory | None, reach: int = LARGEST) -> None:
+        """With what is remembered before it; None where a period begins. `reach`: of vectors, in pixels."""
         self.wanted = wanted
+        self.largest = useful(reach, wanted.now.shape[2:])
         self.searches = memory is None or bool(memory.opaque.mean() > LEAST_HIDDEN)
         # float32 (t, h, w), or what broadcasts to it: how much of a position shows; None: all
         self.seen: np.ndarray | None = None if wanted.shown is None else wanted.shown[:, None, None]
@@ -47,8 +48,9 @@ class Scene:
         if number not in self._starts:
             still = np.zeros((2, rows, columns), np.int32)
             fields, before = self.wanted.fields, self.before(number)
-            steady = still if fields is None else steady_motion(fields[number], still)
-            shifted = still if before is None else shift(before, self.wanted.now[number], still)
+            steady = still if fields is None else steady_motion(fields[number], still, self.largest)
+            after = self.wanted.now[number]
+            shifted = still if before is None else shift(before, after, still, self.largest)
             found = {each.tobytes(): each for each in (steady, steady * (GROUP - 1) // GROUP, shifted)}
             self._starts[number] = tuple(found.values())
         return self._starts[number]
@@ -63,7 +65,7 @@ class Scene:
         before = self.before(number)
         if before is not None:
             after, starts = self.wanted.now[number], self.starts(number, *field.shape[1:])
-            field = exact(before, after, field, starts, price, searches=self.searches)
+            field = exact(before, after, field, starts, price, self.largest, searches=self.searches)
         elif self.seen_if_linked is not None:  # hidden latents tell nothing of motion
             seen = torch.from_numpy(self.seen_if_linked)
             shares = functional.avg_pool2d(seen, BLOCK, ceil_mode=True)[0].numpy()
@@ -98,16 +100,18 @@ def exact(
     field: np.ndarray,
     starts: tuple[np.ndarray, ...],
     price: float,
+    largest: int = LARGEST,
     *,
     searches: bool,
 ) -> np.ndarray:
     """The vectors of a field, or those of pictures (3, H, W) where they are far better, and around.
 
     Those of `starts` are tried. Where that tells something, or with `searches`, others are looked for, and
-    what most blocks move by is tried everywhere: lines of text look alike.
+    what most blocks move by is tried everywhere: lines of text look alike. `largest`: no
+    vector is larger.
     """
     source, target = (brightness(picture)[None] for picture in (before, after))
-    finder = Finder(source, target)
+    finder = Finder(source, target, largest)
     given, *others = (torch.from_numpy(each)[None].long() for each in (field, *starts))
     errors = finder.errors(given)
     found, least = given, errors
@@ -115,7 +119,7 @@ def exact(
         found, least = better(found, least, other, finder)
     if not searches and not is_drawn(least, errors):
         return field
-    found, least = better(found, least, search(source, target, price, tuple(others)), finder)
+    found, least = better(found, least, search(source, target, price, tuple(others), largest), finder)
     if not is_drawn(least, errors):
         return field
     kinds, counts = torch.unique(
@@ -154,21 +158,21 @@ def better(found: Tensor, least: Tensor, other: Tensor, finder: Finder) -> tuple
     return torch.where(is_better[:, None], other, found), torch.where(is_better, errors, least)
 
 
-def steady_motion(fields: np.ndarray, like: np.ndarray) -> np.ndarray:
+def steady_motion(fields: np.ndarray, like: np.ndarray, largest: int = LARGEST) -> np.ndarray:
     """What the frames of a group (3, 2, rows, columns) say of the way from the group before, if all moves on
     as it does: int32, of as many blocks as `like` has."""
     first, last = fields[0].astype(np.float32), fields[-1].astype(np.float32)
     frames = GROUP - 1
     step = torch.from_numpy(GROUP / frames / UNIT * (first - last))[None]
     blocks = functional.adaptive_avg_pool2d(step, like.shape[1:])[0]
-    vectors: np.ndarray = blocks.round().clamp(-LARGEST, LARGEST).to(torch.int32).numpy()
+    vectors: np.ndarray = blocks.round().clamp(-largest, largest).to(torch.int32).numpy()
     return vectors
 
 
-def shift(before: np.ndarray, after: np.ndarray, like: np.ndarray) -> np.ndarray:
+def shift(before: np.ndarray, after: np.ndarray, like: np.ndarray, largest: int) -> np.ndarray:
     """The one vector by which most of a picture (3, H, W) moves to another, for all blocks, int32."""
     target, source = (brightness(picture)[None] for picture in (after, before))
-    found = -shift_between(target, source, LARGEST)[0].to(torch.int32)
+    found = -shift_between(target, source, largest)[0].to(torch.int32)
     return np.broadcast_to(found.numpy()[:, None, None], like.shape).copy()
 
 

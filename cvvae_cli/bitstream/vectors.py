@@ -17,11 +17,11 @@ CELL = 8  # pixels of a latent position
 BLOCK = 4  # latent positions of a block
 FRAMES = 4  # of a group
 NEAR_REACH, REACH = 6, 14  # of the first search, in latent positions: what is near is found more surely
-LARGEST = 127  # pixels, that a file may hold
+LARGEST = 127  # pixels, that a file may hold if its coder does not say more
 AREAS = ((4, (4, 2, 1)), (2, (2, 1)), (1, (2, 1)))  # sizes in blocks, and steps in pixels around the best
 NEAR = 8  # pixels that are no distance between vectors
 PRICE_OF_DOUBLING = 2  # of that distance down or right, in prices of a vector
-MARGIN = LARGEST + 5  # pixels around a picture, more than any vector that `search` looks at
+BEYOND = 5  # pixels, by which `search` may look farther than the largest vector
 SURROUNDINGS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -40,10 +40,15 @@ def shifts(vectors: Tensor, scale: int, instants: int = FRAMES) -> Tensor:
 class Moving:
     """A picture whose blocks move; beyond its edges it goes on as its edge."""
 
-    def __init__(self, planes: Tensor, scale: int = 1, instants: int = FRAMES) -> None:
-        """Planes (N, K, H, W), of 1/`scale` size. They are kept flat: to move is to subtract from a place."""
+    def __init__(
+        self, planes: Tensor, scale: int = 1, instants: int = FRAMES, *, reach: int = LARGEST
+    ) -> None:
+        """Planes (N, K, H, W), of 1/`scale` size. They are kept flat: to move is to subtract from a place.
+
+        `reach`: no vector is larger, in pixels.
+        """
         self.instants = instants
-        self.scale, self.margin, self.size = scale, LARGEST // scale + 1, CELL // scale
+        self.scale, self.margin, self.size = scale, reach // scale + 1, CELL // scale
         padded = functional.pad(planes, (self.margin,) * 4, mode="replicate")
         self.planes, height, self.width = padded.shape[1:]
         self.area = height * self.width
@@ -75,8 +80,16 @@ def spread(areas: Tensor, size: int, shape: torch.Size) -> Tensor:
     return areas.repeat_interleave(size, 2).repeat_interleave(size, 3)[..., : shape[0], : shape[1]]
 
 
+def useful(reach: int, size: tuple[int, ...]) -> int:
+    """The largest vector to look for in pictures of a size, of those that reach so far: beyond half of it,
+    most of what moves has left. Never less than what every file may hold."""
+    return min(reach, max(LARGEST, max(size) // 2))
+
+
 @torch.no_grad()
-def search(source: Tensor, target: Tensor, price: float, starts: tuple[Tensor, ...] = ()) -> Tensor:
+def search(
+    source: Tensor, target: Tensor, price: float, starts: tuple[Tensor, ...] = (), largest: int = LARGEST
+) -> Tensor:
     """Vectors int64 (N, 2, rows, columns) that turn pictures `source` into `target`, both (N, H, W).
 
     Large areas first, then their quarters and the quarters of those: an area gets a vector of its own where
@@ -85,9 +98,10 @@ def search(source: Tensor, target: Tensor, price: float, starts: tuple[Tensor, .
     for each that they then agree with.
 
     Areas look for theirs around the best of coarse pictures, and around those of `starts`, fields like what
-    comes back: two pictures alone hardly tell how what is far away has moved.
+    comes back: two pictures alone hardly tell how what is far away has moved. No vector is larger than
+    `largest`, and none of `starts` may be.
     """
-    finder = Finder(source, target)
+    finder = Finder(source, target, largest)
     coarse = _coarse(source, target)
     reaches = sorted({NEAR_REACH, coarse.shape[1] // 2})
     field = torch.zeros(len(coarse), 2, *coarse.shape[3:], dtype=torch.int64, device=coarse.device)
@@ -114,7 +128,7 @@ def _refined(
         candidates = field + step * around.view(-1, 1, 2, 1, 1)
         steps_there = step * (around[:, 0] * finder.width + around[:, 1]).view(-1, 1, 1, 1)
         errors_there = finder.errors_at(finder.places(field) - steps_there)
-        errors_there.masked_fill_((candidates.abs() > LARGEST).any(2), torch.inf)
+        errors_there.masked_fill_((candidates.abs() > finder.largest).any(2), torch.inf)
         for candidate, errors_of_it in zip(candidates, errors_there, strict=True):
             field, errors = _better(field, errors, candidate, errors_of_it, size)
     return field, errors
@@ -199,14 +213,15 @@ class Finder:
     The source is kept flat, with a margin in which it goes on as its edge: to move is to subtract.
     """
 
-    def __init__(self, source: Tensor, target: Tensor) -> None:
+    def __init__(self, source: Tensor, target: Tensor, largest: int = LARGEST) -> None:
         h, w = source.shape[1:]
-        padded = functional.pad(source[:, None], (MARGIN,) * 4, mode="replicate")
+        self.largest, margin = largest, largest + BEYOND
+        padded = functional.pad(source[:, None], (margin,) * 4, mode="replicate")
         self.width = padded.shape[3]
         self.source = padded.flatten(1)
         self.target = target[:, ::2, ::2]
-        rows = torch.arange(MARGIN, MARGIN + h, 2, device=source.device)
-        self.own = rows[:, None] * self.width + torch.arange(MARGIN, MARGIN + w, 2, device=source.device)
+        rows = torch.arange(margin, margin + h, 2, device=source.device)
+        self.own = rows[:, None] * self.width + torch.arange(margin, margin + w, 2, device=source.device)
 
     def places(self, vectors: Tensor) -> Tensor:
         """Where the pixels come from that vectors (N, 2, rows, columns) move: (N, H/2, W/2)."""

@@ -35,6 +35,7 @@ NETWORK_PREFIX = "network."
 GROUPED = "prior-11"  # the coder of models that have the integers of groups of channels
 PYRAMID = "prior-12"  # and of those that have integers of coarse passes
 COARSE_TO_FINE = "prior-13"  # and of such of all frames
+REACHING = "prior-14"  # and of those whose vectors reach farther
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,13 @@ MODELS: dict[str, ModelSpec] = {
             weights_file="compact-16.safetensors",
             weights_sha256="7ce7f30d7ac562d16f8743cb6a3b155dac894ab9ac0d2ca7ab6f7d69725d8a5a",
         ),
+        replace(
+            COMPACT_12,
+            name="compact-17",
+            coder=REACHING,
+            weights_file="compact-17.safetensors",
+            weights_sha256="7d0a191a8562a43544cb5429f91b3ddff78580e9f1242fa2b43ed22da9eb4c5c",
+        ),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
         latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
@@ -265,7 +273,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-16", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-17", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:
@@ -335,6 +343,8 @@ def spec_of_file(path: Path) -> ModelSpec:
 
 def coder_of_prior(names: Collection[str]) -> str | None:
     """The coder that the integers of a prior, by the names of their arrays, are for; None: of its model."""
+    if "prior.reach" in names:
+        return REACHING
     if "prior.later" in names:
         return COARSE_TO_FINE
     if "prior.strides" in names:

@@ -38,6 +38,7 @@ class DataSection:
     time_strides: tuple[int, ...] = (1, 1, 1, 2)
     cut_share: float = 0.04  # of the samples change to another scene in the middle
     max_zoom: float = 2.2  # a crop is up to this many times the training size, then scaled down
+    altered_share: float = 0.0  # of the samples get other light and colours, are enlarged, lie on their side
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ class PriorSection:
     cuts: tuple[int, ...] = ()  # the channel that each group but the first begins with; none: all together
     strides: tuple[int, ...] = ()  # of the passes that first frames have of their own, as 4, 2, 1
     later: tuple[int, ...] = ()  # of those of other frames, as 2, 1; none: all are of stride 1
+    reach: int = 0  # pixels: the largest vector, 127 to 4095; 0: 127, as files of older coders
     clips: int = 400
     frames: int = 25
     size: int = 256

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cvvae_cli.errors import ConfigError
+from cvvae_cli.flow.align import LUMA_WEIGHTS
 from cvvae_cli.train.config import DataSection
 from cvvae_cli.video.reader import frame_files
 from cvvae_cli.video.sources import Sources, search_folder
@@ -27,6 +28,10 @@ from cvvae_cli.video.sources import Sources, search_folder
 logger = logging.getLogger("cvvae")
 MAX_UNREADABLE = 20
 UNREADABLE = (av.FFmpegError, OSError, IndexError, RuntimeError)  # what reading a broken file raises
+NEAREST = 0.55  # crop of what is altered, of the training size: enlarged, it is soft and moves fast
+SIDEWAYS = 0.3  # of what is altered lies on its side
+EXPONENTS, CONTRASTS, TINTS = 0.3, 0.2, 0.06  # spread of logarithms
+SATURATIONS = (0.3, 1.6)
 CAMERA_SPEEDS = (0.0, 0.003, 0.01, 0.03)  # of the picture's size per frame
 
 
@@ -126,10 +131,14 @@ class ClipSampler:
 
     def scene(self, rng: random.Random, frames: int, size: int) -> Tensor:
         wants_video = rng.random() < self.config.video_share
+        is_altered = self.config.altered_share > 0 and rng.random() < self.config.altered_share
+        least = NEAREST if is_altered else 1.0
         if self.sources.videos and (wants_video or not self.sources.photos):
-            clip = self.from_video(rng, frames, size)
+            clip = self.from_video(rng, frames, size, least)
         else:
-            clip = self.from_photo(rng, frames, size)
+            clip = self.from_photo(rng, frames, size, least)
+        if is_altered:
+            clip = altered(rng, clip)
         if rng.random() < 0.5:
             clip = clip.flip(3)
         if rng.random() < 0.3:
@@ -155,7 +164,7 @@ class ClipSampler:
                 logger.warning("left out: %s cannot be read (%s)", path, error)
             return None
 
-    def from_video(self, rng: random.Random, frames: int, size: int) -> Tensor:
+    def from_video(self, rng: random.Random, frames: int, size: int, least_zoom: float = 1.0) -> Tensor:
         video = self.pick(rng, self.sources.videos, self.videos)
         stride = rng.choice(self.config.time_strides)
         if len(video) < (frames - 1) * stride + 1:
@@ -165,19 +174,19 @@ class ClipSampler:
         piece = video[start : start + span : stride]
         if len(piece) < frames:  # a clip shorter than a sample goes there and back
             piece = piece[bounce(len(piece), frames)]
-        side = self.crop_side(rng, size, min(video.shape[1:3]))
+        side = self.crop_side(rng, size, min(video.shape[1:3]), least_zoom)
         y, x = rng.randrange(video.shape[1] - side + 1), rng.randrange(video.shape[2] - side + 1)
         return scale_to(piece[:, y : y + side, x : x + side].permute(0, 3, 1, 2), size)
 
-    def crop_side(self, rng: random.Random, size: int, available: int) -> int:
-        zoom = rng.uniform(1.0, max(1.0, min(self.config.max_zoom, available / size)))
+    def crop_side(self, rng: random.Random, size: int, available: int, least: float) -> int:
+        zoom = rng.uniform(least, max(least, min(self.config.max_zoom, available / size)))
         return min(int(size * zoom), available)
 
-    def from_photo(self, rng: random.Random, frames: int, size: int) -> Tensor:
+    def from_photo(self, rng: random.Random, frames: int, size: int, least_zoom: float = 1.0) -> Tensor:
         """A slow move of a camera over a photo: pan, zoom and turn at constant speed."""
         photo = self.pick(rng, self.sources.photos, self.photos)[0]
         margin = 1.3
-        side = self.crop_side(rng, int(size * margin), min(photo.shape[:2]))
+        side = self.crop_side(rng, int(size * margin), min(photo.shape[:2]), least_zoom)
         y, x = rng.randrange(photo.shape[0] - side + 1), rng.randrange(photo.shape[1] - side + 1)
         picture = photo[y : y + side, x : x + side].permute(2, 0, 1)[None]
         canvas = scale_to(picture, int(size * margin))
@@ -193,6 +202,18 @@ class ClipSampler:
             canvas.expand(frames, -1, -1, -1), grid, "bicubic", "reflection", align_corners=False
         )
         return moved.clamp(0, 1)
+
+
+def altered(rng: random.Random, clip: Tensor) -> Tensor:
+    """Frames (T, 3, S, S) in [0, 1] under other light: exponent, contrast, tint and saturation of their own;
+    some lie on their side."""
+    if rng.random() < SIDEWAYS:
+        clip = clip.rot90(rng.choice((1, -1)), (2, 3))
+    exponent, contrast, red, blue = (math.exp(rng.gauss(0, s)) for s in (EXPONENTS, CONTRASTS, TINTS, TINTS))
+    light = clip.clamp(0, 1) ** exponent * clip.new_tensor([red, 1.0, blue]).view(3, 1, 1)
+    light = (light - light.mean()) * contrast + light.mean()
+    grey = (light * light.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)).sum(1, keepdim=True)
+    return (grey + (light - grey) * rng.uniform(*SATURATIONS)).clamp(0, 1)
 
 
 class SampleNoise:

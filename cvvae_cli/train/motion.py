@@ -61,11 +61,14 @@ class MotionPrediction(nn.Module):
         n, _, h, w = before.shape
         luma, chroma = self.planes(before)
         numbers = before.new_empty(n, h * w, FRAMES * NUMBERS)
+        reach = int(vectors.abs().max())
         for instants, which in ((1, aligned), (FRAMES, ~aligned)):
             of_kind = which.nonzero()[:, 0]
             cells = before.new_ones(len(of_kind), h, w).nonzero(as_tuple=True)
             planes = ((luma[of_kind], 1), (chroma[of_kind], 2))
-            parts = (Moving(p, scale, instants).at(cells, vectors[of_kind]) for p, scale in planes)
+            parts = (
+                Moving(p, scale, instants, reach=reach).at(cells, vectors[of_kind]) for p, scale in planes
+            )
             each = [part.expand(-1, FRAMES, -1, -1).flatten(1) for part in parts]
             numbers[of_kind] = torch.cat(each, 1).view(-1, h * w, FRAMES * NUMBERS)
         return numbers.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The prior of `prior-5` to `prior-13` in floats, as training shapes it, and its rounding to integers."""
+"""The prior of `prior-5` to `prior-14` in floats, as training shapes it, and its rounding to integers."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from cvvae_cli.bitstream.prior import (
     Pass,
     PriorTables,
     PyramidTables,
+    ReachingTables,
     coarse_passes,
     later_passes,
 )
@@ -101,15 +102,17 @@ class LatentPrior(nn.Module):
         cuts: tuple[int, ...] = (),
         strides: tuple[int, ...] = (),
         later: tuple[int, ...] = (),
+        reach: int = 0,
     ) -> None:
         """`cuts`: the channel that each group but the first begins with, ascending. `strides`: of the passes
         that first frames have of their own, each half of the one before, down to 1; `later`: of those of
-        other frames."""
+        other frames. `reach`: of vectors, in pixels; 0: as without."""
         super().__init__()
         self.channels = channels
         self.cuts = cuts
         self.strides = strides
         self.later = later
+        self.reach = reach
         self.coarse = coarse_passes(strides)
         self.order = later_passes(later, len(FINE + self.coarse)) if later else FINE
         self.farther = tuple(each for each in self.order if each.number >= len(FINE))
@@ -391,6 +394,9 @@ class Rounder:
             kind = CoarseToFineTables
             more["later"] = np.array(prior.later, np.uint8)
             more["far"] = np.rint(w(prior.far) * 4096).astype(np.int32)
+        if prior.reach:
+            kind = ReachingTables
+            more["reach"] = np.array([prior.reach], np.uint16)
         return kind(
             compress=compressing(),
             embed=embed_q.astype(np.int32),

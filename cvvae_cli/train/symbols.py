@@ -20,8 +20,9 @@ from cvvae_cli.bitstream.chunk import CoderWithDetail, which_aligned
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.flow import worthless
 from cvvae_cli.bitstream.motion import FRACTION, MotionTables
-from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL, PriorTables, halving
+from cvvae_cli.bitstream.prior import FIRST_LEVEL, LAST_LEVEL, MOST_REACH, PriorTables, halving
 from cvvae_cli.bitstream.residuals import Plan
+from cvvae_cli.bitstream.vectors import LARGEST as LARGEST_VECTOR
 from cvvae_cli.engine.base import network_to_pixels
 from cvvae_cli.engine.device import choose_placement
 from cvvae_cli.engine.stream import Engine
@@ -80,7 +81,12 @@ class PriorTrainee(Trainee):
             raise ConfigError(
                 f"{spec.name} has no prior that this could go on with", hint='start with "compact-8" or later'
             )
-        kinds = {"cuts": "groups of channels", "strides": "coarse passes", "later": "passes of later frames"}
+        kinds = {
+            "cuts": "groups of channels",
+            "strides": "coarse passes",
+            "later": "passes of later frames",
+            "reach": "reach of vectors",
+        }
         has_any = any(getattr(self.section, name) for name in kinds)
         if has_any and not weights.config.get("joiner_width"):
             raise ConfigError(
@@ -90,11 +96,12 @@ class PriorTrainee(Trainee):
             )
         for name, what in kinds.items():
             wanted = getattr(self.section, name)
-            own = tuple(weights.arrays.get(f"prior.{name}", np.array(wanted)).tolist())
-            if own != wanted:
+            own = weights.arrays.get(f"prior.{name}", np.array(wanted))
+            if own.ravel().tolist() != np.ravel(wanted).tolist():
+                value = own.tolist() if isinstance(wanted, tuple) else own.item()
                 raise ConfigError(
                     f"the prior of {spec.name} has other {what}",
-                    hint=f"set {name} = {list(own)} in [prior], or start with a model that has none",
+                    hint=f"set {name} = {value} in [prior], or start with a model that has none",
                 )
         for name in ("strides", "later"):
             strides = getattr(self.section, name)
@@ -108,11 +115,18 @@ class PriorTrainee(Trainee):
                 "later in [prior] is for coders whose first frames have coarse passes",
                 hint="set strides, too",
             )
+        reach = self.section.reach
+        if reach and not (self.section.later and LARGEST_VECTOR <= reach <= MOST_REACH):
+            raise ConfigError(
+                f"reach = {reach} in [prior] cannot be",
+                hint=f"{LARGEST_VECTOR} to {MOST_REACH} pixels, for coders of which later is set, too",
+            )
         engine = Engine(spec, weights.build, choose_placement(device.type))
         self._frozen |= {"spec": spec, "weights": weights, "engine": engine, "samples": {}}
         arrays = weights.arrays
         width, channels = arrays["prior.conv2"].shape[1], arrays["quantizer.log_gain"].shape[1]
-        self.prior = LatentPrior(channels, width, self.section.cuts, self.section.strides, self.section.later)
+        section = self.section
+        self.prior = LatentPrior(channels, width, section.cuts, section.strides, section.later, section.reach)
         self.prior.motion.requires_grad_(False)
         self.log_gain, self.log_step = (
             torch.from_numpy(arrays[f"quantizer.{name}"]).to(device) for name in ("log_gain", "log_step")

@@ -14,6 +14,7 @@ from tiny import (
     GOLDEN,
     GROUPED,
     PYRAMID,
+    REACHING,
     assert_all_is_measured,
     assert_an_interrupted_encode_goes_on,
     assert_parts_are_those_of_the_whole,
@@ -111,7 +112,7 @@ def test_groups_that_say_nothing_cost_nothing():
     assert np.array_equal(one.symbols, other.symbols)
 
 
-@pytest.fixture(params=[GROUPED, PYRAMID, COARSE_TO_FINE])
+@pytest.fixture(params=[GROUPED, PYRAMID, COARSE_TO_FINE, REACHING])
 def options(request):
     return EncodeOptions(model=f"tiny-{request.param}", device="cpu", dtype="fp32", quality=9)
 

@@ -350,6 +350,7 @@ DECODERS = {
     "prior-11": decode_anchored_frame,
     "prior-12": decode_anchored_frame,
     "prior-13": decode_anchored_frame,
+    "prior-14": decode_anchored_frame,
 }
 
 

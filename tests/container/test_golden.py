@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from container.plain_reader import read
 from safetensors.numpy import load_file
-from tiny import COARSE_TO_FINE, EVERY, GOLDEN, GROUPED, JOINED, PYRAMID
+from tiny import COARSE_TO_FINE, EVERY, GOLDEN, GROUPED, JOINED, PYRAMID, REACH, REACHING
 
 from cvvae_cli import latents
 from cvvae_cli.bitstream.anchors import (
@@ -15,11 +15,13 @@ from cvvae_cli.bitstream.anchors import (
     GroupedCoder,
     PaintedCoder,
     PyramidCoder,
+    ReachingCoder,
 )
 from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.cosines import COLOURS, in_blocks, turned
 from cvvae_cli.bitstream.detail import has_any
 from cvvae_cli.bitstream.exact import to_words
+from cvvae_cli.bitstream.vectors import LARGEST
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.engine.stream import Engine
 from cvvae_cli.flow.field import OTHERS
@@ -39,8 +41,15 @@ MODELS = {
     "grouped": GROUPED,
     "pyramid": PYRAMID,
     "coarse-to-fine": COARSE_TO_FINE,
+    "reaching": REACHING,
 }  # the tiny model of each but the first
-BORROWING = (BorrowingCoder, GroupedCoder, PyramidCoder, CoarseToFineCoder)  # the coders of files that borrow
+BORROWING = (
+    BorrowingCoder,
+    GroupedCoder,
+    PyramidCoder,
+    CoarseToFineCoder,
+    ReachingCoder,
+)  # coders that borrow
 PAINTED = (PaintedCoder, *BORROWING)
 CORRECTED = (CorrectedCoder, *PAINTED)
 DETAILED = (DetailedCoder, *CORRECTED)
@@ -140,7 +149,7 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, na
         assert lights == {number: tuple(values) for number, values in found}
         assert len(set(lights.values())) > 2
     kind = ENTROPY_CODERS.get(header["coder"])
-    assert bool(lights) == (kind is CoarseToFineCoder)
+    assert bool(lights) == (kind in (CoarseToFineCoder, ReachingCoder))
     assert bool(details) == (kind in DETAILED)
     assert bool(corrections) == (kind in CORRECTED)
     assert bool(covered) == (kind in PAINTED)
@@ -174,7 +183,7 @@ def test_the_golden_files_use_what_the_format_has(tiny, name):
             shares = blocks.mean((3, 4))
             assert all((shares == k).mean() > 0.1 for k in (0, 1)), shares
             assert ((shares > 0) & (shares < 1)).mean() > 0.03  # what moved lies beside what did not
-        if any(kind in name for kind in ("borrowing", "grouped", "pyramid", "coarse-to-fine")):
+        if any(kind in name for kind in ("borrowing", "grouped", "pyramid", "coarse-to-fine", "reaching")):
             chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
             found = {(4 * n + t, k): v for n, c in enumerate(chunks) for (t, k), v in c.borrowed.items()}
             assert sorted(found) == [(3, 0), (4, 2), (6, 0), (6, 1)]  # of cuts after frames 1, 3 and 2
@@ -187,6 +196,11 @@ def test_the_golden_files_use_what_the_format_has(tiny, name):
             chunks = list(latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
             shown = [has_any(picture).mean() for chunk in chunks for picture in chunk.detail.colours]
             assert 0.02 < min(shown) < 0.9 < max(shown) < 0.99, shown
+        if "reaching" in name:
+            coder = latents.latent_coder(cvl.header, latents.model_of(cvl.header)[1])
+            list(latents.decoded_chunks(cvl, coder, range(1)))
+            lengths = np.abs(coder.coder.vectors((4, 4, 5, 7)))[1:]
+            assert LARGEST < np.quantile(lengths, 0.7) < lengths.max() <= REACH
         assert "anchored" not in name or 0.1 < is_whole[0].mean() < 0.9  # some areas have offsets, some not
         assert cvl.num_latents > cvl.header.period  # the coder starts fresh in the middle
         assert cvl.num_latents % cvl.header.chunk  # the last chunk is short
