@@ -107,8 +107,8 @@ def exact(
     """The vectors of a field, or those of pictures (3, H, W) where they are far better, and around.
 
     Those of `starts` are tried. Where that tells something, or with `searches`, others are looked for, and
-    what most blocks move by is tried everywhere: lines of text look alike. `largest`: no
-    vector is larger.
+    what most blocks move by is tried everywhere: lines of text look alike. No vector
+    is larger than `largest`.
     """
     source, target = (brightness(picture)[None] for picture in (before, after))
     finder = Finder(source, target, largest)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tiny import COARSE_TO_FINE, GROUPED, JOINED, LATER_STRIDES, PYRAMID, STRIDES
+from tiny import COARSE_TO_FINE, GROUPED, JOINED, LATER_STRIDES, PYRAMID, REACH, REACHING, STRIDES
 from train.test_refiner import assert_a_run_that_stopped_goes_on
 
 from cvvae_cli.codec import encode_file
 from cvvae_cli.container.reader import open_cvl
 from cvvae_cli.errors import ConfigError
 from cvvae_cli.models import registry
-from cvvae_cli.models.registry import Weights, find_model, find_model_or_file
+from cvvae_cli.models.registry import Weights, coder_of_prior, find_model, find_model_or_file
 from cvvae_cli.options import EncodeOptions
 from cvvae_cli.train.coder import Coder
 from cvvae_cli.train.config import ModelSection, PriorSection
@@ -37,13 +37,18 @@ def sampler_of(config):
 
 
 @pytest.mark.parametrize(
-    ("strides", "later", "coder", "share"),
-    [((), (), "prior-11", 0.98), (STRIDES, (), "prior-12", 0.99), (STRIDES, (2, 1), "prior-13", 0.99)],
+    ("section", "coder", "share"),
+    [
+        ({}, "prior-11", 0.98),
+        ({"strides": STRIDES}, "prior-12", 0.99),
+        ({"strides": STRIDES, "later": (2, 1)}, "prior-13", 0.99),
+        ({"strides": STRIDES, "later": (2, 1), "reach": 500}, "prior-14", 0.99),
+    ],
 )
 def test_training_saves_bits_and_the_file_writes_smaller_ones(
-    config, strides, later, coder, share, tmp_path, monkeypatch
+    config, section, coder, share, tmp_path, monkeypatch
 ):
-    section = replace(config.prior, clips=12, strides=strides, later=later)
+    section = replace(config.prior, clips=12, **section)
     config = replace(config, prior=section, schedule=replace(config.schedule, steps=150))
     log = []
     run = train(config, tmp_path / "run", CPU, on_log=log.append, log_every=50)
@@ -179,6 +184,26 @@ def test_a_run_goes_on_with_coarse_passes_that_are_there(config):
     after = trainee.bits([sample])[0]
     assert torch.allclose(before[1:], after[1:])
     assert not torch.allclose(before[:1], after[:1], rtol=1e-3)
+
+
+def test_the_integers_say_how_far_vectors_reach(config):
+    """As the recipe asks, which cannot ask a model that says so for another reach."""
+    section = replace(config.prior, strides=STRIDES, later=LATER_STRIDES, reach=REACH)
+    for start, reach in ((COARSE_TO_FINE, 0), (COARSE_TO_FINE, 127), (REACHING, REACH)):
+        trainee = PriorTrainee(
+            replace(config, start=f"tiny-{start}", prior=replace(section, reach=reach)), CPU
+        )
+        trainee.start(sampler_of(config))
+        arrays = trainee.tables(sampler_of(config), 1).to_tensors()
+        assert ("prior.reach" in arrays) == bool(reach)
+        assert coder_of_prior(arrays) == ("prior-14" if reach else "prior-13")
+        assert not reach or arrays["prior.reach"] == [reach]
+    with pytest.raises(ConfigError, match="other reach of vectors") as caught:
+        PriorTrainee(replace(config, start=f"tiny-{REACHING}", prior=replace(section, reach=200)), CPU)
+    assert f"reach = {REACH} " in caught.value.hint
+    for wrong in ({"reach": 126}, {"reach": 4096}, {"reach": 200, "later": ()}):
+        with pytest.raises(ConfigError, match=r"reach = \d+ in"):
+            PriorTrainee(replace(config, start=f"tiny-{PYRAMID}", prior=replace(section, **wrong)), CPU)
 
 
 def test_what_cannot_go_on_is_refused(config):

@@ -1,6 +1,7 @@
 """Short runs on data made on the spot."""
 
 import json
+import random
 from dataclasses import replace
 
 import av
@@ -28,7 +29,7 @@ from cvvae_cli.train.config import (
     config_from_dict,
     load_config,
 )
-from cvvae_cli.train.data import ClipSampler, MemoryCache, find_sources
+from cvvae_cli.train.data import NEAREST, ClipSampler, MemoryCache, altered, find_sources
 from cvvae_cli.train.export import export_coder, scale_to_highest_level, with_levels_up_to
 from cvvae_cli.train.loop import learning_rate_factor, load_holdout, stage_at, train
 from cvvae_cli.train.losses import lambda_of, mean_of_samples, rate_distortion, through
@@ -169,6 +170,48 @@ def test_samples_depend_on_seed_and_step_alone(data, share):
     again.batch(4, 3, 9, 32)
     assert torch.equal(again.batch(5, 3, 9, 32), batch)
     assert not torch.equal(again.batch(6, 3, 9, 32), batch)
+
+
+def test_what_is_altered_shows_the_same_in_other_light():
+    """Waves along the columns of a grey clip at rest: brighter places stay brighter, but some lie on their
+    side; what rests goes on resting."""
+    ramp = torch.linspace(0.1, 0.9, 32)
+    clip = ramp.view(1, 1, 1, 32).expand(5, 3, 32, 32)
+    found = [altered(random.Random(seed), clip) for seed in range(60)]
+    sideways = 0
+    for each in found:
+        assert each.shape == clip.shape
+        assert 0 <= each.min() < each.max() <= 1
+        assert torch.equal(each, each[:1].expand_as(each))
+        luma = each[0].mean(0)
+        turns = bool(luma[0].std() < 1e-4)
+        sideways += turns
+        rising = (luma.T if turns else luma)[0].diff()
+        assert (rising >= -1e-6).all() or (turns and (rising <= 1e-6).all())
+    assert 8 < sideways < 30
+    means = torch.stack([each.mean() for each in found])
+    assert means.std() > 0.04
+
+
+def test_a_share_of_the_samples_is_altered(data):
+    section = DataSection(folders=(str(data),), video_share=1.0, cut_share=0.0)
+    sources = find_sources(section.folders)
+
+    def is_altered(share, monkeypatch):
+        seen = []
+        monkeypatch.setattr("cvvae_cli.train.data.altered", lambda rng, clip: seen.append(1) or clip)
+        sampler = ClipSampler(sources, replace(section, altered_share=share), 1)
+        sampler.batch(0, 40, 2, 32)
+        return len(seen)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        counts = [is_altered(share, monkeypatch) for share in (0.0, 0.5, 1.0)]
+    assert counts[0] == 0
+    assert 10 < counts[1] < 30
+    assert counts[2] == 40
+    sides = [ClipSampler(sources, section, 1).crop_side(random.Random(n), 64, 80, NEAREST) for n in range(50)]
+    assert 64 * NEAREST - 1 < min(sides) < 45
+    assert 72 < max(sides) <= 80
 
 
 def test_the_cache_stays_within_its_bound(tmp_path):
