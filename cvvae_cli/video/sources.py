@@ -8,7 +8,10 @@ from pathlib import Path
 
 from cvvae_cli.video.reader import PICTURE_SUFFIXES
 
-VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".y4m", ".mpg", ".ts", ".nut"}
+VIDEO_SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".ogv", ".avi", ".flv", ".wmv"),
+    *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".mxf", ".nut", ".y4m", ".gif"),
+}
 MIN_FRAME_FOLDER = 8  # a folder with fewer pictures is a folder of photos
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import skimage.data
 import skimage.io
+from PIL import Image
 from tiny import moving_picture
 
 from cvvae_cli.bench.dataset import Clip, Protocol, Source, choose_protocol, find_clips, fit
@@ -31,6 +32,18 @@ def test_a_folder_is_searched_for_videos_frame_folders_and_photos(folder):
     assert sorted(names(folder, shuffle_seed=3)) == sorted(names(folder))
     assert names(folder, shuffle_seed=3) == names(folder, shuffle_seed=3)
     assert len({tuple(names(folder, shuffle_seed=seed)) for seed in range(8)}) > 1
+
+
+def test_clips_of_all_usual_kinds_are_found_and_an_animation_is_one(folder):
+    for name in ("B.M2TS", "c.wmv", "d.mpeg", "e.3gp", "notes.md"):
+        (folder / name).write_bytes(b"")
+    frames = [Image.fromarray(frame) for frame in moving_picture(9, 64, 48)]
+    frames[0].save(folder / "f.gif", save_all=True, append_images=frames[1:], duration=80)
+    assert names(folder)[:6] == ["B.M2TS", "a.mkv", "c.wmv", "d.mpeg", "e.3gp", "f.gif"]
+    assert "notes.md" not in names(folder)
+    clip = Clip(Source(folder / "f.gif", "f.gif"), Protocol())
+    assert clip.num_frames == 9
+    assert float(clip.info.frame_rate) == 12.5
 
 
 def test_a_file_a_glob_a_list_and_a_frame_folder_are_datasets(folder):
