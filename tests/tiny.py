@@ -407,9 +407,7 @@ def make_grouped_weights(
         optimizer.zero_grad()
     tables = trainee.tables(None, section.clips)  # type: ignore[arg-type]
     arrays = load_file(GOLDEN / f"tiny-{JOINED}.safetensors") | tables.to_tensors()
-    config = Weights(tiny_spec(JOINED)).config
-    metadata = {"model": f"tiny-{number}", "base": "tiny-8", "config": json.dumps(config)}
-    (GOLDEN / f"tiny-{number}.safetensors").write_bytes(save(arrays, metadata))
+    write_joined(number, arrays)
 
 
 def make_reaching_weights() -> None:
@@ -417,12 +415,14 @@ def make_reaching_weights() -> None:
     register_all()
     arrays = load_file(GOLDEN / f"tiny-{COARSE_TO_FINE}.safetensors")
     arrays["prior.reach"] = np.array([REACH], np.uint16)
-    metadata = {
-        "model": f"tiny-{REACHING}",
-        "base": "tiny-8",
-        "config": json.dumps(Weights(tiny_spec(JOINED)).config),
-    }
-    (GOLDEN / f"tiny-{REACHING}.safetensors").write_bytes(save(arrays, metadata))
+    write_joined(REACHING, arrays)
+
+
+def write_joined(number: int, arrays: dict[str, np.ndarray]) -> None:
+    """The file of a tiny model that has the network of tiny-12."""
+    config = Weights(tiny_spec(JOINED)).config
+    metadata = {"model": f"tiny-{number}", "base": "tiny-8", "config": json.dumps(config)}
+    (GOLDEN / f"tiny-{number}.safetensors").write_bytes(save(arrays, metadata))
 
 
 def register_all() -> None:

@@ -272,5 +272,5 @@ class ReachingCoder(CoarseToFineCoder):
     tables: ReachingTables
 
     @property
-    def reach(self) -> int:  # type: ignore[override]
+    def reach(self) -> int:
         return int(self.tables.reach[0])

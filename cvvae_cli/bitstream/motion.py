@@ -169,7 +169,6 @@ class MotionCoder(PriorCoder):
 
     name = "prior-2"
     fraction = FRACTION
-    reach = LARGEST_VECTOR  # pixels: the largest vector, down or right
 
     def __init__(self, tables: PriorTables, motion: MotionTables, level: int, device: str = "cpu") -> None:
         super().__init__(tables, level, device)
@@ -215,6 +214,11 @@ class MotionCoder(PriorCoder):
         """What the whole cells of resting symbols are counted from, (h, w, C) as PriorFrame takes it."""
         yield from ()
         return None
+
+    @property
+    def reach(self) -> int:
+        """The largest vector, down or right, in pixels."""
+        return LARGEST_VECTOR
 
     def search(self, before: Picture, wanted: Tensor) -> np.ndarray:
         """Vectors int32 (2, rows, columns) from the picture of a latent frame to the next frame (h, w, C)."""

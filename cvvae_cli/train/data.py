@@ -131,12 +131,13 @@ class ClipSampler:
 
     def scene(self, rng: random.Random, frames: int, size: int) -> Tensor:
         wants_video = rng.random() < self.config.video_share
-        is_altered = self.config.altered_share > 0 and rng.random() < self.config.altered_share
-        least = NEAREST if is_altered else 1.0
+        share = self.config.altered_share
+        is_altered = share > 0 and rng.random() < share  # without, no number is drawn: samples stay the same
+        least_zoom = NEAREST if is_altered else 1.0
         if self.sources.videos and (wants_video or not self.sources.photos):
-            clip = self.from_video(rng, frames, size, least)
+            clip = self.from_video(rng, frames, size, least_zoom)
         else:
-            clip = self.from_photo(rng, frames, size, least)
+            clip = self.from_photo(rng, frames, size, least_zoom)
         if is_altered:
             clip = altered(rng, clip)
         if rng.random() < 0.5:
@@ -164,7 +165,7 @@ class ClipSampler:
                 logger.warning("left out: %s cannot be read (%s)", path, error)
             return None
 
-    def from_video(self, rng: random.Random, frames: int, size: int, least_zoom: float = 1.0) -> Tensor:
+    def from_video(self, rng: random.Random, frames: int, size: int, least_zoom: float) -> Tensor:
         video = self.pick(rng, self.sources.videos, self.videos)
         stride = rng.choice(self.config.time_strides)
         if len(video) < (frames - 1) * stride + 1:
@@ -178,11 +179,11 @@ class ClipSampler:
         y, x = rng.randrange(video.shape[1] - side + 1), rng.randrange(video.shape[2] - side + 1)
         return scale_to(piece[:, y : y + side, x : x + side].permute(0, 3, 1, 2), size)
 
-    def crop_side(self, rng: random.Random, size: int, available: int, least: float) -> int:
-        zoom = rng.uniform(least, max(least, min(self.config.max_zoom, available / size)))
+    def crop_side(self, rng: random.Random, size: int, available: int, least_zoom: float) -> int:
+        zoom = rng.uniform(least_zoom, max(least_zoom, min(self.config.max_zoom, available / size)))
         return min(int(size * zoom), available)
 
-    def from_photo(self, rng: random.Random, frames: int, size: int, least_zoom: float = 1.0) -> Tensor:
+    def from_photo(self, rng: random.Random, frames: int, size: int, least_zoom: float) -> Tensor:
         """A slow move of a camera over a photo: pan, zoom and turn at constant speed."""
         photo = self.pick(rng, self.sources.photos, self.photos)[0]
         margin = 1.3

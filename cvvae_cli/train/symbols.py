@@ -92,7 +92,7 @@ class PriorTrainee(Trainee):
             raise ConfigError(
                 f"coders of groups of channels or coarse passes are for models with a joiner, "
                 f"and {spec.name} has none",
-                hint='leave out cuts, strides and later, or set start = "compact"',
+                hint='leave out cuts, strides, later and reach, or set start = "compact"',
             )
         for name, what in kinds.items():
             wanted = getattr(self.section, name)
@@ -115,8 +115,9 @@ class PriorTrainee(Trainee):
                 "later in [prior] is for coders whose first frames have coarse passes",
                 hint="set strides, too",
             )
-        reach = self.section.reach
-        if reach and not (self.section.later and LARGEST_VECTOR <= reach <= MOST_REACH):
+        section = self.section
+        reach = section.reach
+        if reach and not (section.later and LARGEST_VECTOR <= reach <= MOST_REACH):
             raise ConfigError(
                 f"reach = {reach} in [prior] cannot be",
                 hint=f"{LARGEST_VECTOR} to {MOST_REACH} pixels, for coders of which later is set, too",
@@ -125,8 +126,7 @@ class PriorTrainee(Trainee):
         self._frozen |= {"spec": spec, "weights": weights, "engine": engine, "samples": {}}
         arrays = weights.arrays
         width, channels = arrays["prior.conv2"].shape[1], arrays["quantizer.log_gain"].shape[1]
-        section = self.section
-        self.prior = LatentPrior(channels, width, section.cuts, section.strides, section.later, section.reach)
+        self.prior = LatentPrior(channels, width, section.cuts, section.strides, section.later, reach)
         self.prior.motion.requires_grad_(False)
         self.log_gain, self.log_step = (
             torch.from_numpy(arrays[f"quantizer.{name}"]).to(device) for name in ("log_gain", "log_step")

@@ -183,7 +183,7 @@ def test_the_golden_files_use_what_the_format_has(tiny, name):
             shares = blocks.mean((3, 4))
             assert all((shares == k).mean() > 0.1 for k in (0, 1)), shares
             assert ((shares > 0) & (shares < 1)).mean() > 0.03  # what moved lies beside what did not
-        if any(kind in name for kind in ("borrowing", "grouped", "pyramid", "coarse-to-fine", "reaching")):
+        if ENTROPY_CODERS[cvl.header.coder] in BORROWING:
             chunks = latents.read_latents(cvl, latents.model_of(cvl.header)[1])
             found = {(4 * n + t, k): v for n, c in enumerate(chunks) for (t, k), v in c.borrowed.items()}
             assert sorted(found) == [(3, 0), (4, 2), (6, 0), (6, 1)]  # of cuts after frames 1, 3 and 2

@@ -193,19 +193,18 @@ def test_what_is_altered_shows_the_same_in_other_light():
     assert means.std() > 0.04
 
 
-def test_a_share_of_the_samples_is_altered(data):
+def test_a_share_of_the_samples_is_altered(data, monkeypatch):
     section = DataSection(folders=(str(data),), video_share=1.0, cut_share=0.0)
     sources = find_sources(section.folders)
 
-    def is_altered(share, monkeypatch):
+    def altered_of(share):
         seen = []
         monkeypatch.setattr("cvvae_cli.train.data.altered", lambda rng, clip: seen.append(1) or clip)
         sampler = ClipSampler(sources, replace(section, altered_share=share), 1)
         sampler.batch(0, 40, 2, 32)
         return len(seen)
 
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        counts = [is_altered(share, monkeypatch) for share in (0.0, 0.5, 1.0)]
+    counts = [altered_of(share) for share in (0.0, 0.5, 1.0)]
     assert counts[0] == 0
     assert 10 < counts[1] < 30
     assert counts[2] == 40
