@@ -68,7 +68,7 @@ from cvvae_cli.video.writer import (
 
 logger = logging.getLogger("cvvae")
 LEVELS_PER_QUALITY = 10  # headers count levels in tenths
-CHOICE = 17  # counts changes of which symbols encoding chooses: what was measured with others is stale
+CHOICE = 18  # counts changes of which symbols encoding chooses: what was measured with others is stale
 
 
 def encode_file(

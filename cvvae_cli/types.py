@@ -145,6 +145,7 @@ class Detail:
 
     colours: np.ndarray  # int16 (t, 3, H, W) in 2^-4 levels, added to what is decoded
     opaque: np.ndarray  # bool (t, H, W): where they stand in its place, counted from mid-grey
+    vectors: np.ndarray  # int32 (t, 2, rows, columns): by what blocks moved from the latent frame before
 
 
 @dataclass(frozen=True)

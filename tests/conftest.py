@@ -15,7 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from command import run_command
-from tiny import GOLDEN, REACHING, REFINED, moving_picture, tiny_spec, write_lossless
+from tiny import GOLDEN, KEEPING, REFINED, moving_picture, tiny_spec, write_lossless
 
 from cvvae_cli import store
 from cvvae_cli.engine.device import Placement
@@ -39,7 +39,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> registry.ModelSpec:
     """The tiny model, registered as `tiny-1`; beside it others, with levels and priors."""
     spec = tiny_spec()
-    for number in range(1, REACHING + 1):
+    for number in range(1, KEEPING + 1):
         monkeypatch.setitem(registry.MODELS, f"tiny-{number}", tiny_spec(number))
     monkeypatch.setattr(store, "WEIGHTS_FOLDERS", (*store.WEIGHTS_FOLDERS, GOLDEN))
     return spec

@@ -63,11 +63,13 @@ COARSE_TO_FINE = PYRAMID + 1  # and of the one whose other frames are, too
 LATER_STRIDES = (4, 2, 1)  # of the passes of those
 REACHING = COARSE_TO_FINE + 1  # and of the one whose vectors reach farther
 REACH = 300  # pixels
+KEEPING = REACHING + 1  # and of the one whose opaque detail is shown as it is
 FILES = {
     FILLED: REFINED,
     CORRECTED: JOINED,
     PAINTED: JOINED,
     BORROWING: JOINED,
+    KEEPING: REACHING,
 }  # the number of the file of the weights, if it is another's
 LATER = {
     CORRECTED: "prior-8",
@@ -77,6 +79,7 @@ LATER = {
     PYRAMID: "prior-12",
     COARSE_TO_FINE: "prior-13",
     REACHING: "prior-14",
+    KEEPING: "prior-15",
 }  # coders that the names of tiny models do not tell
 EVERY = 6  # frames kept of the golden clip
 CONFIG = CompactConfig(
@@ -90,7 +93,8 @@ def tiny_spec(number: int = 1) -> ModelSpec:
     The integers of tiny-7 and tiny-8 are those of tiny-6. tiny-9 is tiny-8 with a refiner, tiny-10
     is tiny-9 that fills borders, tiny-11 fills them too and has another refiner, tiny-12 a joiner as well.
     tiny-13 is tiny-12 with `prior-8`, tiny-14 with `prior-9`, tiny-15 with `prior-10`; tiny-16 to
-    tiny-18 have integers of their own, of `prior-11` to `prior-13`. tiny-19 is tiny-18 with `prior-14`.
+    tiny-18 have integers of their own, of `prior-11` to `prior-13`. tiny-19 is tiny-18 with `prior-14`,
+    tiny-20 is tiny-19 with `prior-15`.
     """
     name, file = f"tiny-{number}", f"tiny-{FILES.get(number, number)}.safetensors"
     data = (GOLDEN / file).read_bytes()
@@ -428,7 +432,7 @@ def write_joined(number: int, arrays: dict[str, np.ndarray]) -> None:
 def register_all() -> None:
     from cvvae_cli import store
 
-    numbers = (n for n in range(1, REACHING + 1) if (GOLDEN / f"tiny-{FILES.get(n, n)}.safetensors").exists())
+    numbers = (n for n in range(1, KEEPING + 1) if (GOLDEN / f"tiny-{FILES.get(n, n)}.safetensors").exists())
     MODELS.update({f"tiny-{n}": tiny_spec(n) for n in numbers})
     store.WEIGHTS_FOLDERS = (*store.WEIGHTS_FOLDERS, GOLDEN)
 
@@ -449,6 +453,7 @@ GOLDENS = {
     "v1.0-pyramid": {"model": f"tiny-{PYRAMID}", "quality": 8.5},
     "v1.0-coarse-to-fine": {"model": f"tiny-{COARSE_TO_FINE}", "quality": 8.5},
     "v1.0-reaching": {"model": f"tiny-{REACHING}", "quality": 8.5},
+    "v1.0-keeping": {"model": f"tiny-{KEEPING}", "quality": 8.5},
     "v1.0-exact": {"model": "tiny-1", "exact": "bf16"},
 }
 
@@ -469,7 +474,7 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
         options = GOLDENS[name]
         # so that not all is shown, nor corrected, however bad the network
         kind = name.removeprefix("v1.0-")
-        borrows = kind in ("borrowing", "grouped", "pyramid", "coarse-to-fine", "reaching")
+        borrows = kind in ("borrowing", "grouped", "pyramid", "coarse-to-fine", "reaching", "keeping")
         if kind == "reaching":  # any vectors decode
             anchors.PaintedCoder.search = wild_vectors  # type: ignore[assignment, method-assign]
         price = 5000.0 if borrows or kind == "painted" else cosine_choice.FIRST_PRICE
@@ -479,7 +484,7 @@ def make_goldens(names: Iterable[str] = GOLDENS) -> None:
             is_slow=kind in ("linked", "detailed"),
             is_drawn=borrows or kind == "painted",
             changes=(10, 16, 23) if borrows else None,
-            dims=kind in ("coarse-to-fine", "reaching"),
+            dims=kind in ("coarse-to-fine", "reaching", "keeping"),
         )
         golden = GOLDEN / f"{name}.cvl"
         codec.encode_file(source, golden, EncodeOptions(**options, device="cpu", dtype="fp32", force=True))

@@ -274,3 +274,13 @@ class ReachingCoder(CoarseToFineCoder):
     @property
     def reach(self) -> int:
         return int(self.tables.reach[0])
+
+
+class KeepingCoder(ReachingCoder):
+    """`prior-15` of one quality level: `prior-14` whose opaque detail is shown as it is.
+
+    Frames are not joined there, and what leaves the picture comes from the very group that painted it
+    (flow/border.py). To symbols it is all one.
+    """
+
+    name = "prior-15"

@@ -130,6 +130,8 @@ class SymbolCoder(Protocol):
 
     def bits_by_channel(self, plan: Plan) -> np.ndarray: ...
 
+    def bits_by_position(self, plan: Plan) -> np.ndarray: ...
+
     def unpack(self, data: bytes, shape: Shape, past: Past, aligned: Aligned = None) -> Plan: ...
 
     def decode(self, data: bytes, shape: Shape, past: Past, aligned: Aligned = None) -> np.ndarray: ...
@@ -273,6 +275,7 @@ class CoderWithDetail(CoderWithFields):
         self.coder = coder
         self._memory: Memory | None = None
         self._opening: Memory | None = None  # after the first latent frame of the period
+        self._unhidden: np.ndarray | None = None  # bits of positions (t, h, w), if detail can hide them
 
     def decode_detail(self, first_latent: int, data: bytes, shape: Shape) -> list[Memory] | None:
         detail, _ = cut(self._begun(data)[1])
@@ -311,7 +314,7 @@ class CoderWithDetail(CoderWithFields):
         if mirrored is None:
             return plan, b"", self.detail.decode(b"", memory, vectors)
         lacking = mirrored.lacking(self.quantizer.dequantize(plan.symbols))
-        return plan, *encode_lacking(self.detail, memory, vectors, lacking)
+        return plan, *encode_lacking(self.detail, memory, vectors, lacking, self._unhidden)
 
     def _corrections(self, memories: list[Memory] | None, mirrored: Mirrored | None) -> bytes:
         """Of a chunk; `memories`: what is remembered at each latent frame, if any is shown."""
@@ -394,6 +397,7 @@ class CoderWithPainting(CoderWithCorrections):
         mirrored: Mirrored | None,
     ) -> tuple[Plan, bytes, list[Memory]]:
         """Symbols that opaque detail hides are chosen again, and then detail."""
+        self._unhidden = None if mirrored is None else self.coder.bits_by_position(plan)
         found = super()._detailed(first_latent, scaled, aligned, plan, mirrored)
         scene = self.coder.scene
         if scene is None or not scene.cover(found[2]):

@@ -18,6 +18,7 @@ from cvvae_cli.bitstream.anchors import (
     CorrectedCoder,
     DetailedCoder,
     GroupedCoder,
+    KeepingCoder,
     LinkedCoder,
     PaintedCoder,
     PyramidCoder,
@@ -124,4 +125,5 @@ ENTROPY_CODERS: dict[str, type[ContextCoder | PriorCoder]] = {
     "prior-12": PyramidCoder,
     "prior-13": CoarseToFineCoder,
     "prior-14": ReachingCoder,
+    "prior-15": KeepingCoder,
 }

@@ -105,6 +105,7 @@ class Memory:
     picture: np.ndarray  # int16 (3, H, W) in 2^-4 levels, multiples of 8
     shown: np.ndarray  # bool (rows, columns) of blocks
     opaque: np.ndarray  # bool (H, W): where the picture says colours, counted from mid-grey
+    came: np.ndarray | None = None  # int32 (2, rows, columns): by what its larger blocks moved; None: nothing
 
     @classmethod
     def empty(cls, rows: int, columns: int) -> Memory:
@@ -116,7 +117,7 @@ class Memory:
         """By vectors (2, rows, columns) of larger blocks; the picture goes on at its edges as its edge."""
         picture = followed(self.picture, vectors) if self.picture.any() else self.picture
         opaque = followed(self.opaque[None], vectors)[0] if self.opaque.any() else self.opaque
-        return Memory(picture, self.shown, opaque)
+        return Memory(picture, self.shown, opaque, vectors)
 
     @property
     def held(self) -> np.ndarray:
@@ -292,7 +293,10 @@ def expected_colours(memory: Memory, at: tuple[np.ndarray, ...]) -> np.ndarray:
 def detail_of(memories: list[Memory]) -> Detail:
     """What the pictures of latent frames are given."""
     colours = np.stack([memory.colours() for memory in memories])
-    return Detail(colours, np.stack([memory.covering() for memory in memories]))
+    opaque = np.stack([memory.covering() for memory in memories])
+    still = np.zeros((2, *(-(-length // (BLOCK * CELL)) for length in opaque.shape[1:])), np.int32)
+    came = [still if memory.came is None else memory.came for memory in memories]
+    return Detail(colours, opaque, np.stack(came))
 
 
 def followed(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:

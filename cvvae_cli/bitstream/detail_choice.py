@@ -30,22 +30,61 @@ LEAST_BITS = 40.0  # that a block takes of which it is tried whether it had bett
 SPARES = 2.0  # times: frames beyond a chunk count so much for opaque blocks, which spare symbols too
 WANDERS = 8.0  # times: what opaque blocks are off a latent frame later counts so much against them
 PIECE = 4096  # blocks at a time, so that memory does not grow with the picture
+SPARED = 0.8  # of the symbols of a block that is opaque like those around
+AROUND = 3  # blocks of the nine around one: with so many of them opaque, it is one of those
+ROUNDS = 4  # in which opaque blocks win others over
 BETTER = 0.75  # of what detail that is added comes to: less than this speaks for opaque blocks
 UNTOLD = 0.5  # of what a latent frame lacks that the next one lacks too, where nothing tells
 FLAG_BITS, CHANGE_BITS = 3.0, 5.0  # about what it takes to show a block or not, against custom; to change it
 
 
 def encode_lacking(
-    coder: DetailCoder, memory: Memory, vectors: list[np.ndarray], lacking: Lacking
+    coder: DetailCoder,
+    memory: Memory,
+    vectors: list[np.ndarray],
+    lacking: Lacking,
+    bits: np.ndarray | None = None,
 ) -> tuple[bytes, list[Memory]]:
-    """As `DetailCoder.encode`, of a chunk whose pictures lack something."""
-    return coder.encode(memory, vectors, DetailChooser(coder, lacking, vectors).choose)
+    """As `DetailCoder.encode`, of a chunk whose pictures lack something.
+
+    `bits` (t, rows, columns): what the symbols of each block take, those that opaque blocks would hide.
+    """
+    return coder.encode(memory, vectors, DetailChooser(coder, lacking, vectors, bits).choose)
+
+
+class Canvas:
+    """The blocks of a latent frame that are painted."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.painted = np.zeros(shape, bool)  # (rows, columns)
+        self._places = [np.zeros(0, np.int64)]
+        self._colours = [np.zeros((0, PLANES, SIDE, SIDE), np.int64)]
+
+    def add(self, at: tuple[np.ndarray, ...], colours: np.ndarray) -> None:
+        """Blocks by row and column, none that is painted, and their cosines (n, 3, 8, 8)."""
+        self.painted[at] = True
+        self._places.append(np.ravel_multi_index(at, self.painted.shape))
+        self._colours.append(colours)
+
+    @property
+    def colours(self) -> np.ndarray:
+        """The cosines of all, row by row: (painted blocks, 3, 8, 8)."""
+        order = np.argsort(np.concatenate(self._places))
+        found: np.ndarray = np.concatenate(self._colours)[order]
+        return found
 
 
 class DetailChooser:
     """Of a chunk."""
 
-    def __init__(self, coder: DetailCoder, lacking: Lacking, vectors: list[np.ndarray]) -> None:
+    def __init__(
+        self,
+        coder: DetailCoder,
+        lacking: Lacking,
+        vectors: list[np.ndarray],
+        bits: np.ndarray | None = None,
+    ) -> None:
+        """`bits` as in `encode_lacking`; without them, none are spared."""
         self.coder = coder
         self.price = price_of(coder.level)
         self.lacking = [in_blocks(turned(picture[None], COLOURS)[0]) for picture in lacking.pictures]
@@ -56,7 +95,8 @@ class DetailChooser:
         self._look_ahead(vectors)
         self.wanted, self.spreads = lacking.wanted, lacking.spreads
         if coder.paints:
-            self.lives = self._lives(vectors)
+            self.bits = SPARED * (np.zeros_like(lacking.spreads) if bits is None else bits)
+            self.lives, self.spared = self._lives(vectors)
 
     def _look_ahead(self, vectors: list[np.ndarray]) -> None:
         """Aims that are means over what is to come, and how many frames each serves."""
@@ -83,19 +123,23 @@ class DetailChooser:
         """What blocks of a picture, by row and column, should be: (n, 3, 8, 8) levels above mid-grey."""
         return turned(in_blocks(self.wanted[number])[at], COLOURS) * np.float32(LEVELS)
 
-    def _lives(self, vectors: list[np.ndarray]) -> list[np.ndarray]:
+    def _lives(self, vectors: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """How many frames each block of each latent frame serves if it is opaque: as long as its colours
-        stay nearer to what is wanted than what is decoded."""
+        stay nearer to what is wanted than what is decoded. And how many bits of symbols that spares."""
         lives = [np.full(each.shape[:2], float(n)) for each, n in zip(self.lacking, self.counts, strict=True)]
+        spared = list(self.bits)
         for number in range(len(lives) - 1, 0, -1):
             field, nothing = vectors[number], (self.lacking[number] ** 2).sum((2, 3, 4))
             difference = followed(self.wanted[number - 1], field) - self.wanted[number]
             drift = LEVELS**2 * (in_blocks(difference) ** 2).sum((2, 3, 4))
             share = (1 - WANDERS * drift / (nothing + 1e-3)).clip(0, 1)
             if number == len(lives) - 1:
-                lives[number] += SPARES * GROUP * lasting(share, self.following)
+                more = lasting(share, self.following)
+                lives[number] += SPARES * GROUP * more
+                spared[number] = spared[number] * (1 + more)
             lives[number - 1] += blocks_followed(share * lives[number], -field)
-        return lives
+            spared[number - 1] = spared[number - 1] + blocks_followed(share * spared[number], -field)
+        return lives, spared
 
     def choose(self, number: int, memory: Memory) -> Change:
         """Of a latent frame, with what is remembered by then."""
@@ -131,15 +175,34 @@ class DetailChooser:
         `left` is the error of blocks that are opaque, in one frame; `worth` is of what would be added.
         """
         lives, per_frame = self.lives[number], worth.cost / self.frames[number]
-        otherwise = np.minimum(per_frame, left)
-        at = np.nonzero(otherwise * lives > LEAST_BITS * self.price)
-        painted, colours = np.zeros(lives.shape, bool), [np.zeros((0, PLANES, SIDE, SIDE), np.int64)]
+        otherwise = np.minimum(per_frame, left) * lives
+        whole = in_blocks(memory.opaque[None]).all((2, 3, 4))
+        is_better = left <= per_frame
+        canvas = Canvas(lives.shape)
+        self.paint_where(canvas, number, memory, otherwise > LEAST_BITS * self.price, BETTER * otherwise)
+        kept, now = whole & is_better & ~canvas.painted, self.price * self.bits[number]
+        for _ in range(ROUNDS):
+            opaque = kept | canvas.painted
+            near = ~opaque & (around(opaque.astype(int)) >= AROUND)
+            stays = near & whole & (left <= per_frame + now / self.counts[number])
+            limits = BETTER * otherwise + self.price * self.spared[number]
+            if not self.paint_where(canvas, number, memory, near & ~stays, limits) and not stays.any():
+                break
+            kept |= stays
+        return (kept | is_better) & ~canvas.painted, canvas.painted, canvas.colours
+
+    def paint_where(
+        self, canvas: Canvas, number: int, memory: Memory, where: np.ndarray, limits: np.ndarray
+    ) -> bool:
+        """Paint those of some blocks that come to less than their limits; whether there are any."""
+        at = np.nonzero(where)
+        before = int(canvas.painted.sum())
         for begin in range(0, len(at[0]), PIECE):
             piece = tuple(places[begin : begin + PIECE] for places in at)
             chosen, cost = self.paint(number, memory, piece)
-            painted[piece] = is_better = cost < BETTER * (otherwise * lives)[piece]
-            colours.append(chosen[is_better])
-        return (left <= per_frame) & ~painted, painted, np.concatenate(colours)
+            is_less = cost < limits[piece]
+            canvas.add(tuple(places[is_less] for places in piece), chosen[is_less])
+        return int(canvas.painted.sum()) > before
 
     def paint(self, number: int, memory: Memory, at: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
         """The cosines that make blocks, by row and column, opaque, (n, 3, 8, 8), and what each comes to."""

@@ -360,6 +360,20 @@ class ResidualCoder(TableCoder, ABC):
         total: np.ndarray = bits.sum(axis=(1, 2)) + beside / len(bits)
         return total
 
+    def bits_by_position(self, plan: Plan) -> np.ndarray:
+        """float64 (t, h, w): what the symbols of a plan take, without what lies beside them."""
+        _, channels, *size = plan.symbols.shape
+        total, bits = np.zeros((len(plan.symbols), *size)), np.zeros((channels, *size))
+        coded = 0
+        for where, guess, residuals in plan.steps:
+            if isinstance(where, Beside):
+                continue
+            bits[where] = self.bits_of(guess, residuals)
+            coded += residuals.size
+            if coded % bits.size == 0:  # a latent frame is whole
+                total[coded // bits.size - 1] = bits.sum(axis=0)
+        return total
+
 
 def offset_of(cells: np.ndarray, guess: Prediction) -> np.ndarray:
     """By how many cells values differ from what is predicted."""

@@ -14,7 +14,18 @@ import torch
 from torch import Tensor
 
 from cvvae_cli.engine.mirror import in_network_units
-from cvvae_cli.flow.border import Across, Size, filled, followed_across, joined, loses
+from cvvae_cli.flow.border import (
+    Across,
+    Kept,
+    Painted,
+    Size,
+    filled,
+    followed_across,
+    joined,
+    kept_between,
+    loses,
+    refilled,
+)
 from cvvae_cli.flow.field import FIRST, GROUP, LAST, OTHERS, REFERENCE, flow_of, moved, moved_by
 from cvvae_cli.types import Detail, LatentChunk
 
@@ -28,21 +39,27 @@ class Group:
     last: Tensor
     borrowed: tuple[int, ...]  # parts of the fields whose frames the group beside shows
     evened: int | None = None  # first latent frame of the chunk whose frames alone are as bright; None: any
-    is_painted: bool = False  # whether opaque detail stands where it is to stand
+    painted: Painted | None = None  # the opaque detail that stands where it is to stand
 
 
 class Borders:
     """Of consecutive chunks. A group has the one before it in sight, and the one after it in its chunk."""
 
-    def __init__(self, size: Size) -> None:
-        """`size`: rows and columns of the true picture."""
+    def __init__(self, size: Size, period: int | None = None) -> None:
+        """`size`: rows and columns of the true picture.
+
+        `period`: of the files whose opaque detail is kept as it is (`prior-15`); in its first latent frame
+        nothing moves from the one before.
+        """
         self.size = size
+        self.period = period
         self._groups: dict[int, Group] = {}  # by the number of the latent frame
         self._across: dict[int, Across] = {}  # to a group, from the one before it
+        self._kept: dict[int, Kept | None] = {}  # likewise
 
     def copy(self) -> Borders:
-        twin = Borders(self.size)
-        twin._groups, twin._across = dict(self._groups), self._across
+        twin = Borders(self.size, self.period)
+        twin._groups, twin._across, twin._kept = dict(self._groups), self._across, self._kept
         return twin
 
     def noticing(
@@ -71,7 +88,7 @@ class Borders:
             return
         for number in range(first, first + chunk.latents.shape[1]):
             group = self._groups.get(number)
-            if group is not None and not group.is_painted:
+            if group is not None and group.painted is None:
                 self._groups[number] = painted(group, chunk.detail, number - first)
 
     def restored(self, number: int, video: Tensor) -> Tensor:
@@ -88,7 +105,41 @@ class Borders:
             source = self._beside(number, part, flows) if loses(flow, self.size) else None
             if source is not None:
                 frames[other] = filled(frames[other], flow, self.size, *source)
+                frames[other] = self._refilled(number, part, frames[other], flow)
         return torch.stack(frames, 2)
+
+    def opaque(self, number: int, like: Tensor) -> Tensor | None:
+        """How far each of the frames of a latent frame, once restored, is as the file says: (1, 1, 4, H, W)
+        from 0 to 1; None if none is, or files are not of that kind."""
+        group = self._groups.get(number)
+        if self.period is None or group is None or group.painted is None:
+            return None
+        mask = group.painted.opaque[None, None].to(like.dtype)
+        frames = [mask] * GROUP
+        for part, other in enumerate(OTHERS):
+            if group.fields[part].any():
+                frames[other] = moved(mask, flow_of(group.fields[part], like), "bilinear")
+        return torch.stack(frames, 2)
+
+    def _refilled(self, number: int, part: int, frame: Tensor, flow: Tensor) -> Tensor:
+        """A frame with what it has lost of what is painted in the group beside."""
+        is_after = OTHERS[part] > REFERENCE
+        kept = self._kept_to(number + is_after)
+        if kept is None:
+            return frame
+        source = as_shown(self._groups[number + 1].first if is_after else self._groups[number - 1].last)
+        return refilled(frame, flow, self.size, source, kept, 1 if is_after else -1)
+
+    def _kept_to(self, number: int) -> Kept | None:
+        """Likewise, if opaque detail of the one before moved to it."""
+        if self.period is None or number % self.period == 0:
+            return None
+        before, after = self._groups[number - 1].painted, self._groups[number].painted
+        if before is None or after is None:
+            return None
+        if number not in self._kept:
+            self._kept = {number: kept_between(before, after)}
+        return self._kept[number]
 
     def _beside(self, number: int, part: int, flows: list[Tensor]) -> tuple[Tensor, Tensor, float] | None:
         """The frame beside a group that shows what one of its frames has lost, and the way there, and how
@@ -119,10 +170,12 @@ class Borders:
 
 def painted(group: Group, detail: Detail, number: int) -> Group:
     """A group with the opaque detail of a latent frame of its chunk."""
-    where = torch.from_numpy(detail.opaque[number]).to(group.first.device)
-    colours = in_network_units(detail.colours[number], group.first.device)
+    device = group.first.device
+    where, planes = (torch.from_numpy(each[number]).to(device) for each in (detail.opaque, detail.colours))
+    vectors = torch.from_numpy(detail.vectors[number]).to(device, torch.int64)
+    colours = in_network_units(detail.colours[number], device)
     first, last = (torch.where(where, colours, frame.float()) for frame in (group.first, group.last))
-    return replace(group, first=first, last=last, is_painted=True)
+    return replace(group, first=first, last=last, painted=Painted(planes, where, vectors))
 
 
 def as_shown(frame: Tensor) -> Tensor:

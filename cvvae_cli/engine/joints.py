@@ -29,13 +29,15 @@ class Shown:
     pts: np.ndarray  # int64 (T,)
     level: int | None = None  # of quality, in tenths
     borrowed: Mapping[int, np.ndarray] = field(default_factory=dict)  # vectors, of frames that are
+    opaque: Tensor | None = None  # (1, 1, T, H, W), 0 to 1: how far what a file says stands there as it is
 
     def part(self, frames: range) -> Shown:
         """Of these frames those that lie in a range, none or more."""
         start = max(self.frames.start, frames.start)
         kept = range(start, max(start, min(self.frames.stop, frames.stop)))
         at = slice(kept.start - self.frames.start, kept.stop - self.frames.start)
-        return replace(self, frames=kept, video=self.video[:, :, at], pts=self.pts[at])
+        opaque = None if self.opaque is None else self.opaque[:, :, at]
+        return replace(self, frames=kept, video=self.video[:, :, at], pts=self.pts[at], opaque=opaque)
 
 
 class Joints:
@@ -58,7 +60,8 @@ class Joints:
             frames = frames[1:]
         yield group.part(frames[:-1])
         last = group.part(frames[-1:])
-        self._last = replace(last, video=last.video.clone())  # not to hold the others
+        opaque = None if last.opaque is None else last.opaque.clone()
+        self._last = replace(last, video=last.video.clone(), opaque=opaque)  # not to hold the others
 
     def end(self) -> Iterator[Shown]:
         """The last frame of all."""
@@ -70,7 +73,11 @@ class Joints:
         frames, pts = range(last.frames.start, first.frames.stop), np.concatenate([last.pts, first.pts])
         pictures, differences = seen_together(last.video, first.video)
         run = TiledRefiner(joiner, self.tiles, last.level, frames)
-        joined = pictures + run(pictures, differences[:, None], pictures.new_ones(2, 1))
+        learnt = run(pictures, differences[:, None], pictures.new_ones(2, 1))
+        for number, shown in enumerate((last, first)):
+            if shown.opaque is not None:
+                learnt[number] *= 1 - shown.opaque[0, :, 0]
+        joined = pictures + learnt
         return Shown(frames, joined.transpose(0, 1)[None], pts, last.level)
 
 

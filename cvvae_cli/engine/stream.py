@@ -251,9 +251,12 @@ class Engine(BaseEngine):
         return Decoding(
             self._runner(self._decode, rows, columns, 1, pixels, halo),
             None if refiner is None else Refining(tiles(refiner)),
-            Borders(size) if self.spec.fills_borders and size is not None else None,
+            self._borders(size) if self.spec.fills_borders and size is not None else None,
             None if joiner is None else Joints(tiles(joiner)),
         )
+
+    def _borders(self, size: Size) -> Borders:
+        return Borders(size, self.spec.period if self.spec.keeps_opaque else None)
 
     def pictures(
         self, decoding: Decoding, chunk: LatentChunk, wanted: range, *, refines: bool = True
@@ -281,16 +284,19 @@ class Engine(BaseEngine):
             count = video.shape[2] // geometry.frames
             if chunk.detail is not None:
                 video = mirror.added(video, chunk.detail, slice(at, at + count))
+            opaque = None
             if borders is not None:
                 borders.paint(chunk, first)
                 video = borders.restored(first + at, video)
+                opaque = borders.opaque(first + at, video)
             elif chunk.fields is not None:
                 video = align.restore(video, chunk.fields[at : at + count])
             of_piece = geometry.frames_of(range(first + at, first + at + count))
             begin = of_piece.stop - geometry.frames * count  # below 0 in the first piece of a video
             frames = range(of_piece.start, min(chunk.frames.stop, of_piece.stop))
             pts = chunk.pts[frames.start - chunk.frames.start : frames.stop - chunk.frames.start]
-            seen = video[:, :, frames.start - begin : frames.stop - begin]
+            shown = slice(frames.start - begin, frames.stop - begin)
+            seen = video[:, :, shown]
             if chunk.light is not None:
                 at_frame = frames.start - chunk.frames.start
                 seen = dimmed(seen, chunk.light[at_frame : at_frame + len(frames)])
@@ -299,7 +305,8 @@ class Engine(BaseEngine):
                 for (latent, part), vectors in chunk.borrowed.items()
                 if at <= latent < at + count
             }
-            yield Shown(frames, seen, pts, chunk.level, borrowed)
+            kept = None if opaque is None else opaque[:, :, shown]
+            yield Shown(frames, seen, pts, chunk.level, borrowed, kept)
         if borders is not None:  # for the chunk after
             borders.paint(chunk, first)
 

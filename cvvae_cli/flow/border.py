@@ -3,18 +3,20 @@
 A group is described as its reference shows it, so whatever has left the picture by then, or has not entered
 it yet, is lost, and the edge of the reference repeated in its place. But the last frame of the group before
 shows what left, and the first of the group after what was to enter. The decoder has both, and finds by itself
-how content moves between them.
+how content moves between them. What a file says stands in place of what is decoded moves to the next group by
+vectors of that file, so where it stays the same it needs not be followed: sight errs among letters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cvvae_cli.flow.align import brightness
-from cvvae_cli.flow.field import at_places, led_to, moved, outside
+from cvvae_cli.flow.field import GROUP, at_places, led_to, moved, outside
 from cvvae_cli.flow.follow import SCALES, back_from, enlarged, follow
 
 INWARD = 16  # pixels from the edge of the reference to where a motion was seen, not guessed
@@ -24,6 +26,8 @@ FOLLOWED = SCALES[1:]  # of those: as coarse to begin with as whole pictures are
 WINDOW = 16  # of those, each way, in which there is something to see
 STERNNESS = 6  # of errors, beside how much there is to see: after cuts they are twice of it and more
 NOISE = 10.0  # squared levels: errors far below are none
+BLOCK = 32  # pixels of a block that moves from group to group by one vector (bitstream/vectors.py)
+SAME = 0.5  # of a block: as much shows the very colours of the group before, and it is believed
 
 Size = tuple[int, int]
 """Rows and columns of the true picture: beyond them lies what fills up the last latent positions."""
@@ -64,6 +68,57 @@ def belief_in(flow: Tensor, target: Tensor, source: Tensor) -> float:
     return 1 / (1 + float(errors / (contrast + NOISE)) ** STERNNESS)
 
 
+@dataclass(frozen=True)
+class Painted:
+    """What stands in place of what is decoded in all frames of a group, before they are moved back."""
+
+    colours: Tensor  # int16 (3, H, W): what a file says
+    opaque: Tensor  # bool (H, W): where
+    vectors: Tensor  # int64 (2, rows, columns): by how many pixels blocks moved from the group before
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How what is painted in a group moved to the next, which still shows it."""
+
+    before: Painted
+    after: Painted
+    trusted: Tensor  # bool (rows, columns): in which blocks of the group after
+
+    def way(self, rows: Tensor, columns: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+        """From places (n,) of a group to the one after it (`sign` 1) or before it (-1), in pixels down and
+        right, int64 (2, n); and of which places that is known."""
+        here = block_of(rows, columns)
+        vectors = self.after.vectors[:, here[0], here[1]]
+        if sign < 0:
+            return -vectors, self.trusted[here]
+        height, width = self.after.opaque.shape
+        there = rows + vectors[0], columns + vectors[1]
+        is_inside = (there[0] >= 0) & (there[0] < height) & (there[1] >= 0) & (there[1] < width)
+        at = block_of(there[0].clamp(0, height - 1), there[1].clamp(0, width - 1))
+        same = (self.after.vectors[:, at[0], at[1]] == vectors).all(0)
+        return vectors, self.trusted[at] & is_inside & same
+
+
+def block_of(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    return rows // BLOCK, columns // BLOCK
+
+
+def kept_between(before: Painted, after: Painted) -> Kept:
+    """Of groups that follow each other: the blocks of the second that show what the first shows, moved."""
+    height, width = after.opaque.shape
+    rows = torch.arange(height, device=after.opaque.device)[:, None]
+    columns = torch.arange(width, device=after.opaque.device)[None]
+    vectors = after.vectors.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)[:, :height, :width]
+    from_rows, from_columns = rows - vectors[0], columns - vectors[1]
+    is_inside = (from_rows >= 0) & (from_rows < height) & (from_columns >= 0) & (from_columns < width)
+    at = from_rows.clamp_(0, height - 1), from_columns.clamp_(0, width - 1)
+    is_same = (before.colours[:, at[0], at[1]] == after.colours).all(0)
+    is_kept = is_inside & is_same & after.opaque & before.opaque[at]
+    shares = functional.avg_pool2d(is_kept[None].float(), BLOCK, ceil_mode=True)[0]
+    return Kept(before, after, shares > SAME)
+
+
 def joined(one: Tensor, other: Tensor) -> Tensor:
     """The way that goes on by the other (N, 2, H, W) from where the one leads."""
     return one + moved(other, one, "bilinear")
@@ -95,7 +150,35 @@ def filled(frame: Tensor, flow: Tensor, size: Size, source: Tensor, way: Tensor,
     return frame
 
 
-def inwards(place: Tensor, length: int) -> Tensor:
-    """The step, along one direction, from outside of a picture to INWARD from its edge; inside, 0."""
+def refilled(frame: Tensor, flow: Tensor, size: Size, source: Tensor, kept: Kept, sign: int) -> Tensor:
+    """The same of what is painted in the group beside, after (`sign` 1) or before (-1): exactly.
+
+    `source` (1, 3, H, W) is a frame of that as it is before it is moved back.
+    """
+    row, column = (each[0] for each in led_to(flow))
+    far = outside(row, column, size)
+    lost = (far > 0).nonzero(as_tuple=True)
+    row, column, far = row[lost], column[lost], far[lost]
+    # of the group after, what lies near that edge is new; as fast as this place left, it came in
+    reach = BLOCK + GROUP * far if sign > 0 else INWARD
+    inner = [
+        (place + inwards(place, length, reach)).round_().long().clamp_(0, length - 1)
+        for place, length in zip((row, column), size, strict=True)
+    ]
+    motion, is_known = kept.way(inner[0], inner[1], sign)
+    found = [place + step for place, step in zip((row, column), motion, strict=True)]
+    opaque = (kept.after if sign > 0 else kept.before).opaque
+    seen, share = (
+        at_places(each, found[0][None, None], found[1][None, None], mode)[0, :, 0]
+        for each, mode in ((source, "bicubic"), (opaque[None, None].to(source.dtype), "bilinear"))
+    )
+    share = share * is_known * far.clamp(max=1) * (1 - outside(found[0], found[1], size)).clamp_(min=0)
+    frame = frame.clone()
+    frame[0][:, lost[0], lost[1]] += share * (seen - frame[0][:, lost[0], lost[1]])
+    return frame
+
+
+def inwards(place: Tensor, length: int, reach: float | Tensor = INWARD) -> Tensor:
+    """The step, along one direction, from outside of a picture to `reach` from its edge; inside, 0."""
     back = place.clamp(0, length - 1) - place
-    return back + INWARD * back.sign()
+    return back + reach * back.sign()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvvae_cli.flow.field import LARGEST, OTHERS, SPACING, UNIT, dense, moved
+from cvvae_cli.flow.field import LARGEST, OTHERS, SPACING, UNIT, dense, led_to, moved, outside
 from cvvae_cli.flow.follow import follow
 from cvvae_cli.flow.squares import blurred, mean_of, neighbours, products_of, settled, slopes
 
@@ -123,22 +123,26 @@ def tried(matching: Matching, vectors: Tensor, found: Tensor) -> Tensor:
 def exactly(both: Tensor, vectors: Tensor) -> Tensor:
     """Vectors between pictures (N, 2, H, W), or where it fits far better, that of whole pixels most move by.
 
-    What is drawn moves by whole pixels, and thin lines are nothing like themselves half a pixel beside.
+    What is drawn moves by whole pixels, and thin lines are nothing like themselves half a pixel beside. What
+    comes from outside of the source says nothing.
     """
     source, target = both.chunk(2, 1)
     target = target[:, :, ::STRIDE, ::STRIDE]
+    whole = commonest(vectors.round())
+    flow = dense(whole, *source.shape[2:])[:, :, ::STRIDE, ::STRIDE]
+    is_inside = (outside(*led_to(flow, STRIDE), (source.shape[2], source.shape[3])) == 0)[:, None].float()
 
     def errors(of: Tensor) -> Tensor:
         flow = dense(of, *source.shape[2:])[:, :, ::STRIDE, ::STRIDE]
         there = moved(source, flow, "bilinear", STRIDE)
-        return functional.avg_pool2d(there.sub_(target).square_(), SPACING // STRIDE)
+        return functional.avg_pool2d(there.sub_(target).square_().mul_(is_inside), SPACING // STRIDE)
 
-    whole, own = commonest(vectors.round()), errors(vectors)
-    least = errors(whole)
+    own, least = errors(vectors), errors(whole)
+    leaves = functional.max_pool2d(is_inside, SPACING // STRIDE) == 0
     is_exact = is_far_better(least, own, VISIBLE).float()
     is_drawn = (is_exact.mean((1, 2, 3), keepdim=True) > LEAST_DRAWN) & whole.any(1, keepdim=True)
     around = functional.max_pool2d(is_exact, 3, 1, 1) > 0
-    return torch.where(is_drawn & around & (least < own), whole, vectors)
+    return torch.where(is_drawn & around & ((least < own) | leaves), whole, vectors)
 
 
 def is_far_better(least: Tensor, own: Tensor, visible: float) -> Tensor:

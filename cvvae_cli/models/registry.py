@@ -36,6 +36,7 @@ GROUPED = "prior-11"  # the coder of models that have the integers of groups of 
 PYRAMID = "prior-12"  # and of those that have integers of coarse passes
 COARSE_TO_FINE = "prior-13"  # and of such of all frames
 REACHING = "prior-14"  # and of those whose vectors reach farther
+KEEPING = "prior-15"  # likewise; opaque detail is shown as it is
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class ModelSpec:
     base: str | None = None  # a model whose tensors this one has too, beside its own
     fills_borders: bool = False  # of a model with a refiner: groups take what they lost from those beside
     borrows: bool = False  # of a file that is read: frames may be those of the group beside (flow/borrow.py)
+
+    @property
+    def keeps_opaque(self) -> bool:
+        """Whether opaque detail is shown as its files say (engine/borders.py, engine/joints.py)."""
+        return self.coder == KEEPING
 
 
 def compact_config(values: Mapping[str, Any]) -> CompactConfig:
@@ -344,7 +350,7 @@ def spec_of_file(path: Path) -> ModelSpec:
 def coder_of_prior(names: Collection[str]) -> str | None:
     """The coder that the integers of a prior, by the names of their arrays, are for; None: of its model."""
     if "prior.reach" in names:
-        return REACHING
+        return KEEPING
     if "prior.later" in names:
         return COARSE_TO_FINE
     if "prior.strides" in names:

@@ -1,4 +1,4 @@
-"""The prior of `prior-5` to `prior-14` in floats, as training shapes it, and its rounding to integers."""
+"""The prior of `prior-5` to `prior-15` in floats, as training shapes it, and its rounding to integers."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from tiny import (
     CUTS,
     GOLDEN,
     GROUPED,
+    KEEPING,
     PYRAMID,
     REACHING,
     assert_all_is_measured,
@@ -112,7 +113,7 @@ def test_groups_that_say_nothing_cost_nothing():
     assert np.array_equal(one.symbols, other.symbols)
 
 
-@pytest.fixture(params=[GROUPED, PYRAMID, COARSE_TO_FINE, REACHING])
+@pytest.fixture(params=[GROUPED, PYRAMID, COARSE_TO_FINE, REACHING, KEEPING])
 def options(request):
     return EncodeOptions(model=f"tiny-{request.param}", device="cpu", dtype="fp32", quality=9)
 

@@ -18,7 +18,7 @@ from cvvae_cli.bitstream.coders import ENTROPY_CODERS
 from cvvae_cli.bitstream.corrections import CorrectionCoder
 from cvvae_cli.bitstream.cosines import Added
 from cvvae_cli.bitstream.detail import Change, DetailCoder, Memory, PaintedDetailCoder
-OWN = {"prior-11": 16, "prior-12": 17, "prior-13": 18, "prior-14": 19}  # tiny models
+OWN = {"prior-11": 16, "prior-12": 17, "prior-13": 18, "prior-14": 19, "prior-15": 19}  # tiny models
 task, weights, folder = sys.argv[1], *map(Path, sys.argv[2:])
 shape = (3, 4, 45, 61)
 scaled = np.random.default_rng(0).laplace(0, 4, shape).astype(np.float32)

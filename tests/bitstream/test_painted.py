@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import (
     CORRECTED,
+    KEEPING,
     PAINTED,
     assert_all_is_measured,
     assert_an_interrupted_encode_goes_on,
@@ -20,14 +21,13 @@ from tiny import (
     moving_picture,
     page,
     same,
-    tiny_spec,
     write_lossless,
 )
 
 from cvvae_cli import codec, latents
 from cvvae_cli.bitstream import cosine_choice, scene
 from cvvae_cli.bitstream.chunk import LINKED, cut
-from cvvae_cli.bitstream.cosines import COLOURS, SIDE, in_blocks, turned
+from cvvae_cli.bitstream.cosines import COLOURS, SIDE, in_blocks, over_pixels, turned
 from cvvae_cli.bitstream.detail import (
     FIRST_PAINTED,
     Change,
@@ -37,7 +37,7 @@ from cvvae_cli.bitstream.detail import (
     detail_of,
     expected_colours,
 )
-from cvvae_cli.bitstream.detail_choice import DetailChooser
+from cvvae_cli.bitstream.detail_choice import DetailChooser, encode_lacking
 from cvvae_cli.bitstream.scene import Scene, exact, steady_motion
 from cvvae_cli.bitstream.vectors import BLOCK, CELL
 from cvvae_cli.codec import encode_file
@@ -48,6 +48,7 @@ from cvvae_cli.errors import CorruptFileError
 from cvvae_cli.flow import align
 from cvvae_cli.flow.field import REFERENCE, UNIT
 from cvvae_cli.metrics.psnr import psnr
+from cvvae_cli.models.registry import find_model
 from cvvae_cli.options import EncodeOptions
 from cvvae_cli.types import Detail, Lacking, Wanted
 
@@ -153,7 +154,7 @@ def test_pictures_are_given_their_detail(groups):
     video = torch.from_numpy(rng.uniform(-1.3, 1.3, (1, 3, 8, 8, 8)).astype(np.float32))[
         :, :, 4 * groups.start :
     ]
-    found = mirror.added(video, Detail(colours, opaque), groups)[0].numpy()
+    found = mirror.added(video, Detail(colours, opaque, np.zeros((2, 2, 1, 1))), groups)[0].numpy()
     for at, number in enumerate(range(*groups.indices(2))):
         for frame in range(4 * at, 4 * at + 4):
             decoded = np.where(opaque[number], 0, video[0, :, frame].numpy().clip(-1, 1))
@@ -205,6 +206,29 @@ def test_where_the_decoder_is_right_nothing_is_painted():
         Memory.empty(ROWS, COLUMNS), [STILL] * 4, DetailChooser(coder, lacking, [STILL] * 4).choose
     )
     assert data == b""
+
+
+@pytest.mark.parametrize("bits", [0.0, 0.1, 10.0])
+@pytest.mark.parametrize("is_surrounded", [True, False])
+def test_what_spares_symbols_is_painted_among_opaque_blocks(bits, is_surrounded):
+    """Flat rows between tiles, which the decoder shows well enough, but not for nothing."""
+    rng = np.random.default_rng(0)
+    picture = rng.uniform(-1, 1, (3, SIDE * ROWS, SIDE * COLUMNS)).astype(np.float32)
+    flat = np.zeros((ROWS, COLUMNS), bool)
+    flat[1::2] = True
+    picture[:, over_pixels(flat)] = 0.4
+    off = rng.normal(0, 60 if is_surrounded else 2, (4, *picture.shape))
+    off[:, :, over_pixels(flat)] = rng.normal(0, 1, (4, 3, int(flat.sum()) * SIDE**2))
+    lacking = Lacking(off.astype(np.float32), np.repeat(picture[None], 4, 0), np.full(4, 4), 8, RESTING)
+    coder, spent = PaintedDetailCoder(60), np.full((4, ROWS, COLUMNS), bits)
+    data, memories = encode_lacking(coder, Memory.empty(ROWS, COLUMNS), [STILL] * 4, lacking, spent)
+    if not is_surrounded:
+        assert data == b""
+        return
+    for memory in memories:
+        covered = in_blocks(memory.covering()[None]).all((2, 3, 4))
+        assert covered[~flat].mean() > 0.9
+        assert covered[flat].mean() == pytest.approx(float(bits > 1), abs=0.15)
 
 
 def test_what_differs_within_a_group_is_not_painted():
@@ -368,7 +392,9 @@ def test_the_frames_beside_show_what_is_opaque():
     rng = np.random.default_rng(0)
     first, last = torch.from_numpy(rng.uniform(-1, 1, (2, 1, 3, 8, 8)).astype(np.float32))
     detail = Detail(
-        np.full((2, 3, 8, 8), 51 * 16, np.int16), np.stack([np.zeros((8, 8), bool), np.eye(8) > 0])
+        np.full((2, 3, 8, 8), 51 * 16, np.int16),
+        np.stack([np.zeros((8, 8), bool), np.eye(8) > 0]),
+        np.zeros((2, 2, 1, 1), np.int32),
     )
     group = painted(Group(np.zeros((3, 2, 1, 1), np.int16), first, last, ()), detail, 1)
     for frame, before in ((group.first, first), (group.last, last)):
@@ -382,9 +408,14 @@ def sparing(monkeypatch):
     monkeypatch.setattr(cosine_choice, "LAST_PRICE", 3000.0)
 
 
+@pytest.fixture(params=[PAINTED, KEEPING])
+def options(request):
+    return replace(OPTIONS, model=f"tiny-{request.param}")
+
+
 @pytest.fixture
-def drawn(tiny, sparing, lossless, tmp_path):
-    encode_file(lossless(CLIP), tmp_path / "whole.cvl", OPTIONS)
+def drawn(tiny, sparing, lossless, tmp_path, options):
+    encode_file(lossless(CLIP), tmp_path / "whole.cvl", options)
     return tmp_path / "whole.cvl"
 
 
@@ -400,29 +431,30 @@ def test_drawn_clips_are_painted_and_the_better_for_it(drawn, tmp_path):
 
 
 @pytest.mark.parametrize("busy", [1, 10**9], ids=["groups of 1", "groups of 4"])
-def test_the_encoder_sees_what_the_decoder_shows(drawn, monkeypatch, busy):
-    assert_the_encoder_sees_what_the_decoder_shows(monkeypatch, drawn, CLIP, OPTIONS, busy)
+def test_the_encoder_sees_what_the_decoder_shows(drawn, monkeypatch, busy, options):
+    assert_the_encoder_sees_what_the_decoder_shows(monkeypatch, drawn, CLIP, options, busy)
 
 
-def test_a_part_is_that_of_the_whole(drawn, tiny):
-    spec = tiny_spec(PAINTED)
+def test_a_part_is_that_of_the_whole(drawn, options):
+    spec = find_model(options.model)
     engine = codec.make_engine(spec, latents.Weights(spec).build, codec.choose_placement("cpu", "fp32"))
     parts = range(3), range(12, 13), range(13, 15), range(28, 29), range(29, 46), range(44, 45), range(60, 62)
     assert assert_parts_are_those_of_the_whole(engine, drawn, parts) == len(CLIP)
 
 
-def test_an_interrupted_encode_goes_on_to_the_same_bytes(drawn):
-    assert_an_interrupted_encode_goes_on(drawn, OPTIONS)
+def test_an_interrupted_encode_goes_on_to_the_same_bytes(drawn, options):
+    assert_an_interrupted_encode_goes_on(drawn, options)
 
 
 def test_what_a_chunk_takes_is_measured(drawn):
     assert_all_is_measured(drawn, chunks=5)
 
 
-def test_symbols_that_nobody_sees_take_few_bits(drawn, monkeypatch, tmp_path):
+@pytest.mark.parametrize("options", [PAINTED], indirect=True)
+def test_symbols_that_nobody_sees_take_few_bits(drawn, monkeypatch, tmp_path, options):
     """The file of an encoder that does not know what is covered takes more for no better frames."""
     monkeypatch.setattr(scene.Scene, "cover", lambda self, memories: False)
-    encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", OPTIONS)
+    encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", options)
     assert drawn.stat().st_size < (tmp_path / "plain.cvl").stat().st_size
     own, plain = (sum(symbol_bytes(path)) for path in (drawn, tmp_path / "plain.cvl"))
     assert own < 0.95 * plain
@@ -430,8 +462,8 @@ def test_symbols_that_nobody_sees_take_few_bits(drawn, monkeypatch, tmp_path):
     assert worse < 0.3
 
 
-def test_without_detail_nothing_is_painted(drawn, tmp_path):
-    encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", replace(OPTIONS, detail=False))
+def test_without_detail_nothing_is_painted(drawn, tmp_path, options):
+    encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", replace(options, detail=False))
     with open_cvl(tmp_path / "plain.cvl") as cvl:
         assert all(c.detail is None for c in latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
 

@@ -351,6 +351,7 @@ DECODERS = {
     "prior-12": decode_anchored_frame,
     "prior-13": decode_anchored_frame,
     "prior-14": decode_anchored_frame,
+    "prior-15": decode_anchored_frame,
 }
 
 

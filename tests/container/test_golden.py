@@ -13,6 +13,7 @@ from cvvae_cli.bitstream.anchors import (
     CorrectedCoder,
     DetailedCoder,
     GroupedCoder,
+    KeepingCoder,
     PaintedCoder,
     PyramidCoder,
     ReachingCoder,
@@ -42,13 +43,15 @@ MODELS = {
     "pyramid": PYRAMID,
     "coarse-to-fine": COARSE_TO_FINE,
     "reaching": REACHING,
-}  # the tiny model of each but the first
+    "keeping": REACHING,
+}  # the tiny model whose integers each but the first has
 BORROWING = (
     BorrowingCoder,
     GroupedCoder,
     PyramidCoder,
     CoarseToFineCoder,
     ReachingCoder,
+    KeepingCoder,
 )  # coders that borrow
 PAINTED = (PaintedCoder, *BORROWING)
 CORRECTED = (CorrectedCoder, *PAINTED)
@@ -149,7 +152,7 @@ def test_a_reader_written_from_the_specification_gives_the_same_symbols(tiny, na
         assert lights == {number: tuple(values) for number, values in found}
         assert len(set(lights.values())) > 2
     kind = ENTROPY_CODERS.get(header["coder"])
-    assert bool(lights) == (kind in (CoarseToFineCoder, ReachingCoder))
+    assert bool(lights) == (kind in (CoarseToFineCoder, ReachingCoder, KeepingCoder))
     assert bool(details) == (kind in DETAILED)
     assert bool(corrections) == (kind in CORRECTED)
     assert bool(covered) == (kind in PAINTED)

@@ -1,5 +1,7 @@
 """Frames where groups meet, which learn from each other: the same wherever a job starts, and of use."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,27 @@ def test_two_frames_of_one_scene_are_better_together():
     before, after = ((each - clean).square().mean((0, 2, 3)) for each in (noisy, video))
     assert torch.equal(before[[0, 1, 2, 5, 6, 7]], after[[0, 1, 2, 5, 6, 7]])
     assert (after[3:5] < 0.85 * before[3:5]).all()
+
+
+def test_what_is_opaque_is_not_joined():
+    torch.manual_seed(0)
+    pictures = texture(64, 64, grain=8)[:, None] + 0.1 * torch.randn(3, 8, 64, 64)
+    opaque = torch.zeros(1, 1, 4, 64, 64)
+    opaque[..., :32] = 1
+    opaque[..., 32:40] = 0.5
+    joiner, found = Refiner(8, 3, neighbours=1), []
+    for mask in (opaque, None):  # of the first group
+        joints = Joints(plan_tiles(8, 8, None, 0))
+        parts = [*joints(joiner, replace(shown(0, pictures[:, :4]), opaque=mask), range(8))]
+        parts += [*joints(joiner, shown(4, pictures[:, 4:]), range(8)), *joints.end()]
+        found.append(torch.cat([part.video for part in parts], 2)[0])
+    own, other = found
+    assert torch.equal(own[:, 3, :, :32], pictures[:, 3, :, :32].clamp(-1, 1))
+    half = (other[:, 3] + pictures[:, 3].clamp(-1, 1)) / 2
+    assert torch.allclose(own[:, 3, :, 32:40], half[..., 32:40], atol=1e-6)
+    own[:, 3, :, :40] = other[:, 3, :, :40]
+    assert torch.equal(own, other)
+    assert not torch.equal(other[:, 3], pictures[:, 3].clamp(-1, 1))
 
 
 def test_what_nobody_wants_is_not_joined():

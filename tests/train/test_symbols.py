@@ -42,7 +42,7 @@ def sampler_of(config):
         ({}, "prior-11", 0.98),
         ({"strides": STRIDES}, "prior-12", 0.99),
         ({"strides": STRIDES, "later": (2, 1)}, "prior-13", 0.99),
-        ({"strides": STRIDES, "later": (2, 1), "reach": 500}, "prior-14", 0.99),
+        ({"strides": STRIDES, "later": (2, 1), "reach": 500}, "prior-15", 0.99),
     ],
 )
 def test_training_saves_bits_and_the_file_writes_smaller_ones(
@@ -196,7 +196,7 @@ def test_the_integers_say_how_far_vectors_reach(config):
         trainee.start(sampler_of(config))
         arrays = trainee.tables(sampler_of(config), 1).to_tensors()
         assert ("prior.reach" in arrays) == bool(reach)
-        assert coder_of_prior(arrays) == ("prior-14" if reach else "prior-13")
+        assert coder_of_prior(arrays) == ("prior-15" if reach else "prior-13")
         assert not reach or arrays["prior.reach"] == [reach]
     with pytest.raises(ConfigError, match="other reach of vectors") as caught:
         PriorTrainee(replace(config, start=f"tiny-{REACHING}", prior=replace(section, reach=200)), CPU)
