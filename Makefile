@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
-LATER := compact-13-refiner compact-13 compact-14-prior compact-14 compact-15-prior compact-15 compact-16-prior compact-16 compact-17
+LATER := compact-13-refiner compact-13 compact-14-prior compact-14 compact-15-prior compact-15 compact-16-prior compact-16 compact-17 compact-18
 IMAGE_VAE ?= ../shared/image_vae
 STEPS ?= 100
 # A process for each core, of one thread: threads of several processes would wait for each other.

@@ -258,6 +258,13 @@ MODELS: dict[str, ModelSpec] = {
             weights_file="compact-17.safetensors",
             weights_sha256="7d0a191a8562a43544cb5429f91b3ddff78580e9f1242fa2b43ed22da9eb4c5c",
         ),
+        replace(
+            COMPACT_12,
+            name="compact-18",
+            coder=KEEPING,
+            weights_file="compact-18.safetensors",
+            weights_sha256="ef66eae8c87022fc699c04f860452432bf3b6f1d3cf0cb8b4aef978bd8d37145",
+        ),
         latents_spec("compact-flux2-1", "a557278b80176c97e9af168fc271aa2f44c7c62faa73526b7a759ba9e5977d18"),
         latents_spec("compact-flux2-2", "4aadbecb314f9a3f2b3f97a71ad049863ab68cbe48fe50f8c7a41f77afc4cc5c"),
         latents_spec("compact-flux2-3", "578f4fc0ae58abdd1aff4f5c622d77b68a96c2ffb61836d9d71ba45a17a41252"),
@@ -279,7 +286,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
-ALIASES = {"compact": "compact-17", "compact-flux2": "compact-flux2-3"}
+ALIASES = {"compact": "compact-18", "compact-flux2": "compact-flux2-3"}
 
 
 def find_model(name: str) -> ModelSpec:

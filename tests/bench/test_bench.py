@@ -60,8 +60,8 @@ def test_a_bench_prints_one_line_of_json_with_protocol_rows_and_summary(cvvae, d
     found = json.loads(line)
     rows = found["rows"]
     assert [(r["clip"], r["model"], r["quality"]) for r in rows[:5]] == [
-        ("more.mkv", "compact-17", 2),
-        ("more.mkv", "compact-17", 9),
+        ("more.mkv", "compact-18", 2),
+        ("more.mkv", "compact-18", 9),
         *(("more.mkv", "x264:medium", crf) for crf in (20, 30, 40)),
     ]
     assert all(set(row) >= ROW_KEYS for row in rows)
@@ -81,7 +81,7 @@ def test_a_bench_prints_one_line_of_json_with_protocol_rows_and_summary(cvvae, d
     assert found["summary"]["reference"] == "x264:medium"
     assert found["summary"]["bd"][0]["bd_rate"] is not None
     means = {(row["model"], row["quality"]): row["psnr_db"] for row in found["summary"]["means"]}
-    assert means["compact-17", 9] == pytest.approx(np.mean([r["psnr_db"] for r in rows if r["quality"] == 9]))
+    assert means["compact-18", 9] == pytest.approx(np.mean([r["psnr_db"] for r in rows if r["quality"] == 9]))
 
 
 def test_figures_are_those_of_encode_and_decode(cvvae, dataset):
@@ -222,7 +222,7 @@ def test_the_page_is_whole_in_itself(page):
     assert not re.search(r"@import|fetch\(|XMLHttpRequest|import\(|<link|<script[^>]+src", text)
     assert text.count("<svg") == 4  # two clips, a curve and frames each
     assert r"\begin{tabular}" in text
-    assert "| compact-17 | 5 |" in text
+    assert "| compact-18 | 5 |" in text
     assert {p.name for p in page.parent.iterdir()} == {"index.html", "results.json", "results.csv"}
     assert len(json.loads((page.parent / "results.json").read_text())["per_frame"]) == 12
     assert len((page.parent.parent / "rows.csv").read_text().splitlines()) == 13

@@ -61,7 +61,7 @@ def test_a_clip_goes_to_cvl_and_back(cvvae, clip, tmp_path):
     assert encoded["output_bytes"] == encoded["video_bytes"] == size
     assert encoded["bits_per_pixel"] == pytest.approx(size * 8 / (9 * 64 * 48), rel=1e-5)
     assert (encoded["frames"], encoded["width"], encoded["height"]) == (9, 64, 48)
-    assert encoded["model"] == "compact-17"
+    assert encoded["model"] == "compact-18"
     assert encoded["input_bytes"] == clip.stat().st_size
 
     done = cvvae("decode", "out.cvl", "back.mkv", "--codec", "ffv1", "--json")
@@ -91,7 +91,7 @@ def test_people_get_a_table_and_programs_nothing_on_stderr(cvvae, clip):
     done = cvvae("encode", clip, "out.cvl")
     assert "bits per pixel" in done.stdout
     assert done.stderr == ""
-    assert "compact-17" in cvvae("info", "out.cvl").stdout
+    assert "compact-18" in cvvae("info", "out.cvl").stdout
     assert "sound" in cvvae("verify", "out.cvl").stdout
 
 
@@ -183,7 +183,7 @@ def test_other_weights_are_refused(cvvae, clip, tmp_path):
     assert cvvae("verify", "other.cvl").returncode == 0
     done = cvvae("decode", "other.cvl", "back.mp4")
     assert_refused(done)
-    assert "other weights of compact-17" in done.stderr
+    assert "other weights of compact-18" in done.stderr
 
 
 def test_sound_comes_through_and_can_be_left_out(cvvae, tmp_path):
