@@ -35,7 +35,10 @@ def model_of(header: Header) -> tuple[ModelSpec, Weights]:
     windows = None if header.window is None else WindowGeometry(*header.window)
     kind = ENTROPY_CODERS.get(header.coder)
     borrows = kind is not None and kind.borrows
-    return replace(spec, chunk_latents=header.chunk, windows=windows, borrows=borrows), Weights(spec)
+    spec_of_file = replace(
+        spec, chunk_latents=header.chunk, period=header.period, windows=windows, borrows=borrows
+    )
+    return spec_of_file, Weights(spec)
 
 
 def latent_coder(header: Header, weights: Weights, device: str = "cpu") -> LatentCoder:
