@@ -113,6 +113,22 @@ def test_groups_that_say_nothing_cost_nothing():
     assert np.array_equal(one.symbols, other.symbols)
 
 
+def test_bits_of_positions_are_those_of_symbols():
+    found = arrays()
+    coder = GroupedCoder(GroupedTables.from_tensors(found), MotionTables.from_tensors(found), 70)
+    frames = chosen((3, 4, 10, 14))
+    frames[:, :, 6:] = 0
+    frames[1, :, :, :7] = 0
+    plan = coder.choose(frames, ())
+    bits = coder.bits_by_position(plan)
+    beside = sum(coder.bits_of(g, r).sum() for where, g, r in plan.steps if isinstance(where, Beside))
+    assert bits.shape == (3, 10, 14)
+    assert beside > 0
+    assert np.isclose(bits.sum() + beside, coder.bits_by_channel(plan).sum())
+    told, nothing = (bits[0, :6], bits[1, :6, 7:], bits[2, :6]), (bits[:, 7:], bits[1, :6, :6])
+    assert max(part.mean() for part in nothing) < 0.5 * min(part.mean() for part in told)
+
+
 @pytest.fixture(params=[GROUPED, PYRAMID, COARSE_TO_FINE, REACHING, KEEPING])
 def options(request):
     return EncodeOptions(model=f"tiny-{request.param}", device="cpu", dtype="fp32", quality=9)
