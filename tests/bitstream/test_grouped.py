@@ -13,7 +13,6 @@ from tiny import (
     CUTS,
     GOLDEN,
     GROUPED,
-    KEEPING,
     PYRAMID,
     REACHING,
     assert_all_is_measured,
@@ -129,7 +128,7 @@ def test_bits_of_positions_are_those_of_symbols():
     assert max(part.mean() for part in nothing) < 0.5 * min(part.mean() for part in told)
 
 
-@pytest.fixture(params=[GROUPED, PYRAMID, COARSE_TO_FINE, REACHING, KEEPING])
+@pytest.fixture(params=[GROUPED, PYRAMID, COARSE_TO_FINE, REACHING])
 def options(request):
     return EncodeOptions(model=f"tiny-{request.param}", device="cpu", dtype="fp32", quality=9)
 

@@ -419,6 +419,7 @@ def drawn(tiny, sparing, lossless, tmp_path, options):
     return tmp_path / "whole.cvl"
 
 
+@pytest.mark.parametrize("options", [PAINTED], indirect=True)
 def test_drawn_clips_are_painted_and_the_better_for_it(drawn, tmp_path):
     with open_cvl(drawn) as cvl:
         read = list(latents.read_latents(cvl, latents.model_of(cvl.header)[1]))
@@ -446,6 +447,7 @@ def test_an_interrupted_encode_goes_on_to_the_same_bytes(drawn, options):
     assert_an_interrupted_encode_goes_on(drawn, options)
 
 
+@pytest.mark.parametrize("options", [PAINTED], indirect=True)
 def test_what_a_chunk_takes_is_measured(drawn):
     assert_all_is_measured(drawn, chunks=5)
 
@@ -462,6 +464,7 @@ def test_symbols_that_nobody_sees_take_few_bits(drawn, monkeypatch, tmp_path, op
     assert worse < 0.3
 
 
+@pytest.mark.parametrize("options", [PAINTED], indirect=True)
 def test_without_detail_nothing_is_painted(drawn, tmp_path, options):
     encode_file(tmp_path / "source.mkv", tmp_path / "plain.cvl", replace(options, detail=False))
     with open_cvl(tmp_path / "plain.cvl") as cvl:
