@@ -180,12 +180,14 @@ class DetailChooser:
         is_better = left <= per_frame
         canvas = Canvas(lives.shape)
         self.paint_where(canvas, number, memory, otherwise > LEAST_BITS * self.price, BETTER * otherwise)
-        kept, now = whole & is_better & ~canvas.painted, self.price * self.bits[number]
+        kept, tried = whole & is_better & ~canvas.painted, np.zeros(lives.shape, bool)
+        would_stay = whole & (left <= per_frame + self.price * self.bits[number] / self.counts[number])
+        limits = BETTER * otherwise + self.price * self.spared[number]
         for _ in range(ROUNDS):
             opaque = kept | canvas.painted
-            near = ~opaque & (around(opaque.astype(int)) >= AROUND)
-            stays = near & whole & (left <= per_frame + now / self.counts[number])
-            limits = BETTER * otherwise + self.price * self.spared[number]
+            near = ~(opaque | tried) & (around(opaque.astype(int)) >= AROUND)
+            tried |= near
+            stays = near & would_stay
             if not self.paint_where(canvas, number, memory, near & ~stays, limits) and not stays.any():
                 break
             kept |= stays

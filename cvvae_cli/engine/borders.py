@@ -55,7 +55,7 @@ class Borders:
         self.period = period
         self._groups: dict[int, Group] = {}  # by the number of the latent frame
         self._across: dict[int, Across] = {}  # to a group, from the one before it
-        self._kept: dict[int, Kept | None] = {}  # likewise
+        self._kept: dict[int, Kept] = {}  # likewise
 
     def copy(self) -> Borders:
         twin = Borders(self.size, self.period)

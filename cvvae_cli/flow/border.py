@@ -94,7 +94,7 @@ class Kept:
             return -vectors, self.trusted[here]
         height, width = self.after.opaque.shape
         there = rows + vectors[0], columns + vectors[1]
-        is_inside = (there[0] >= 0) & (there[0] < height) & (there[1] >= 0) & (there[1] < width)
+        is_inside = outside(*there, (height, width)) == 0
         at = block_of(there[0].clamp(0, height - 1), there[1].clamp(0, width - 1))
         same = (self.after.vectors[:, at[0], at[1]] == vectors).all(0)
         return vectors, self.trusted[at] & is_inside & same
@@ -111,7 +111,7 @@ def kept_between(before: Painted, after: Painted) -> Kept:
     columns = torch.arange(width, device=after.opaque.device)[None]
     vectors = after.vectors.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)[:, :height, :width]
     from_rows, from_columns = rows - vectors[0], columns - vectors[1]
-    is_inside = (from_rows >= 0) & (from_rows < height) & (from_columns >= 0) & (from_columns < width)
+    is_inside = outside(from_rows, from_columns, (height, width)) == 0
     at = from_rows.clamp_(0, height - 1), from_columns.clamp_(0, width - 1)
     is_same = (before.colours[:, at[0], at[1]] == after.colours).all(0)
     is_kept = is_inside & is_same & after.opaque & before.opaque[at]
@@ -145,6 +145,11 @@ def filled(frame: Tensor, flow: Tensor, size: Size, source: Tensor, way: Tensor,
     share = outside(row, column, size).div_(RAMP).clamp_(max=1).mul_(belief)
     share *= (1 - outside(found[0], found[1], size) / RAMP).clamp_(min=0)
     seen = at_places(source, found[0][None, None], found[1][None, None])[0, :, 0]
+    return mixed(frame, lost, seen, share)
+
+
+def mixed(frame: Tensor, lost: tuple[Tensor, ...], seen: Tensor, share: Tensor) -> Tensor:
+    """A frame (1, 3, H, W) with a share (n,) of what was seen (3, n) for places by row and column."""
     frame = frame.clone()
     frame[0][:, lost[0], lost[1]] += share * (seen - frame[0][:, lost[0], lost[1]])
     return frame
@@ -173,9 +178,7 @@ def refilled(frame: Tensor, flow: Tensor, size: Size, source: Tensor, kept: Kept
         for each, mode in ((source, "bicubic"), (opaque[None, None].to(source.dtype), "bilinear"))
     )
     share = share * is_known * far.clamp(max=1) * (1 - outside(found[0], found[1], size)).clamp_(min=0)
-    frame = frame.clone()
-    frame[0][:, lost[0], lost[1]] += share * (seen - frame[0][:, lost[0], lost[1]])
-    return frame
+    return mixed(frame, lost, seen, share)
 
 
 def inwards(place: Tensor, length: int, reach: float | Tensor = INWARD) -> Tensor:

@@ -129,15 +129,14 @@ def exactly(both: Tensor, vectors: Tensor) -> Tensor:
     source, target = both.chunk(2, 1)
     target = target[:, :, ::STRIDE, ::STRIDE]
     whole = commonest(vectors.round())
-    flow = dense(whole, *source.shape[2:])[:, :, ::STRIDE, ::STRIDE]
+    own_flow, flow = (dense(each, *source.shape[2:])[:, :, ::STRIDE, ::STRIDE] for each in (vectors, whole))
     is_inside = (outside(*led_to(flow, STRIDE), (source.shape[2], source.shape[3])) == 0)[:, None].float()
 
-    def errors(of: Tensor) -> Tensor:
-        flow = dense(of, *source.shape[2:])[:, :, ::STRIDE, ::STRIDE]
+    def errors(flow: Tensor) -> Tensor:
         there = moved(source, flow, "bilinear", STRIDE)
         return functional.avg_pool2d(there.sub_(target).square_().mul_(is_inside), SPACING // STRIDE)
 
-    own, least = errors(vectors), errors(whole)
+    own, least = errors(own_flow), errors(flow)
     leaves = functional.max_pool2d(is_inside, SPACING // STRIDE) == 0
     is_exact = is_far_better(least, own, VISIBLE).float()
     is_drawn = (is_exact.mean((1, 2, 3), keepdim=True) > LEAST_DRAWN) & whole.any(1, keepdim=True)
